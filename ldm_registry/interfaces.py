@@ -1,0 +1,504 @@
+"""The interfaces that plugins implement, and the values that cross them.
+
+Shapes: B batch, C channels, H and W height and width (of the image or of the latent, as the argument
+says), N steps. `z_t = alpha * x0 + sigma * epsilon` throughout, with `x0` in denoiser space: unit variance
+per channel.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, overload, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ldm_registry.vocabulary import Kind, Prediction, Scaling
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One generator for the whole batch, or one for each of its B samples."""
+
+Condition = Mapping[str, Tensor]
+"""Conditioning inputs by name, each with a leading batch dimension B."""
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's config: frozen, strict about keys, made of scalars and tuples.
+
+    The same object is the spec's `config:` block, the checkpoint's `config.json` and what `ldm show` prints.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpace:
+    """Where a codec's latents live.
+
+    Attributes:
+        channels: Channels of the latent.
+        stride: Pixels along one side of the image for each latent cell.
+    """
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """`(alpha, sigma)` of `z_t = alpha * x0 + sigma * epsilon`.
+
+    Attributes:
+        alpha: Signal scale, float64 on the CPU, shape [] or [B].
+        sigma: Noise scale, same type and shape.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def of(cls, alpha: float, sigma: float) -> Self:
+        """One level from two numbers."""
+        double = {"dtype": torch.float64, "device": torch.device("cpu")}
+        return cls(torch.tensor(alpha, **double), torch.tensor(sigma, **double))
+
+    @classmethod
+    def at(cls, log_snr: Tensor, scaling: Scaling) -> Self:
+        """The level of a given log-SNR in the units of a scaling.
+
+        Args:
+            log_snr: `log(alpha**2 / sigma**2)`, nats, any shape; infinities give the two ends exactly.
+            scaling: The units.
+        """
+        log_snr = log_snr.to("cpu", torch.float64)
+        match scaling:
+            case Scaling.VP:
+                return cls(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
+            case Scaling.VE:
+                return cls(torch.ones_like(log_snr), torch.exp(-0.5 * log_snr))
+            case Scaling.FLOW:
+                return cls(torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr))
+
+    @property
+    def log_snr(self) -> Tensor:
+        """`log(alpha**2 / sigma**2)` in nats, shape of alpha."""
+        return 2.0 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of `z_t` for unit-variance data: `sqrt(alpha**2 + sigma**2)`."""
+        return torch.hypot(self.alpha, self.sigma)
+
+    def normalised(self) -> NoiseLevel:
+        """The same noise-to-signal ratio with `alpha**2 + sigma**2 = 1`."""
+        std = self.std
+        return NoiseLevel(self.alpha / std, self.sigma / std)
+
+    def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma, ready to multiply a batch.
+
+        Args:
+            like: Any tensor of shape [B, ...].
+
+        Returns:
+            Two tensors of the dtype and device of `like`, of shape [] or [B, 1, ...].
+        """
+        return broadcast(self.alpha, like), broadcast(self.sigma, like)
+
+    def add_noise(self, x0: Tensor, epsilon: Tensor) -> Tensor:
+        """`alpha * x0 + sigma * epsilon`, shape of x0."""
+        alpha, sigma = self.scales(x0)
+        return alpha * x0 + sigma * epsilon
+
+
+def broadcast(values: Tensor, like: Tensor) -> Tensor:
+    """Per-sample numbers, shaped to multiply a batch.
+
+    Args:
+        values: Shape [] or [B].
+        like: Shape [B, ...]; gives dtype and device.
+    """
+    values = values.to(like.device, like.dtype)
+    return values if values.ndim == 0 else values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevels(Sequence[NoiseLevel]):
+    """The levels that a sampler visits, noisiest first.
+
+    Attributes:
+        alpha: float64 [N + 1] on the CPU.
+        sigma: float64 [N + 1] on the CPU.
+        prior_std: Standard deviation of the noise that sampling starts from; None means the marginal of
+            unit-variance data at the first level, `sqrt(alpha[0]**2 + sigma[0]**2)`.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    prior_std: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    @overload
+    def __getitem__(self, index: int) -> NoiseLevel: ...
+    @overload
+    def __getitem__(self, index: slice) -> NoiseLevels: ...
+    def __getitem__(self, index: int | slice) -> NoiseLevel | NoiseLevels:
+        if isinstance(index, slice):
+            return NoiseLevels(self.alpha[index], self.sigma[index])
+        return NoiseLevel(self.alpha[index], self.sigma[index])
+
+    @property
+    def log_snr(self) -> Tensor:
+        """float64 [N + 1], nats, rising; the last is +inf when sampling ends without noise."""
+        return 2.0 * (self.alpha.log() - self.sigma.log())
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """Scale standard normal noise [B, C, H, W] to the start of the trajectory."""
+        std = float(self[0].std) if self.prior_std is None else self.prior_std
+        return std * noise
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """One input that a denoiser accepts beside `z`.
+
+    Attributes:
+        shape: Shape of one sample's value; () for a class label. None where any length is accepted.
+        dtype: Of the tensor.
+        classes: Number of classes, for a label.
+        null: The label that stands for "no condition"; None where there is none.
+    """
+
+    shape: tuple[int | None, ...] = ()
+    dtype: torch.dtype = torch.int64
+    classes: int | None = None
+    null: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiserOutput:
+    """What a denoiser puts out.
+
+    Attributes:
+        prediction: [B, C, H, W], of the denoiser's declared prediction type.
+        variance: [B, C, H, W] in [-1, 1], the interpolation between the two bounds of the reverse variance
+            (Eq. 15, Nichol and Dhariwal 2021), where the network learned one.
+    """
+
+    prediction: Tensor
+    variance: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """What a sampler gets back when it asks for a clean sample.
+
+    Attributes:
+        x0: [B, C, H, W], the estimate of the clean latent.
+        variance: As in `DenoiserOutput`.
+    """
+
+    x0: Tensor
+    variance: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that a sampler has taken.
+
+    Attributes:
+        index: 0 for the first step, N - 1 for the last.
+        level: The level that `z` has now, after the step.
+        z: [B, C, H, W] at that level.
+        x0: [B, C, H, W], the estimate of the clean latent that the step used.
+    """
+
+    index: int
+    level: NoiseLevel
+    z: Tensor
+    x0: Tensor
+
+
+Denoise = Callable[[Tensor, NoiseLevel], Denoised]
+"""`(z [B, C, H, W], level) -> Denoised`; all that a sampler ever sees of a network."""
+
+
+class Component(nn.Module, ABC):
+    """Something that a plugin registers under (kind, name). Concrete classes are final.
+
+    Attributes:
+        kind: Which interface it implements.
+        name: Lower-case words joined by hyphens (schedules: by underscores, as the field writes them).
+        Config: The class of its config.
+        sibling_prefixes: Prefixes of the tensors in its checkpoint that belong to the other half of a codec.
+    """
+
+    kind: ClassVar[Kind]
+    name: ClassVar[str]
+    Config: ClassVar[type[ComponentConfig]]
+    sibling_prefixes: ClassVar[tuple[str, ...]] = ()
+
+
+class NoiseSchedule(Component):
+    """How much noise there is at each time. Holds no parameters; computes in float64 on the CPU.
+
+    Time runs from data to noise. A discrete schedule counts steps 0 ... T - 1, a continuous one runs over an
+    interval. `level` and `time` are each other's inverse; between the steps of a discrete schedule both
+    interpolate linearly in `log(sigma / alpha)`, and a level that came from an integer step gives exactly
+    that integer back.
+
+    Attributes:
+        scaling: The units of the levels.
+        steps: T, or None for a continuous schedule.
+        time_range: (cleanest, noisiest) time; (0, T - 1) for a discrete schedule.
+    """
+
+    kind = Kind.SCHEDULE
+    scaling: Scaling
+    steps: int | None
+    time_range: tuple[float, float]
+
+    @abstractmethod
+    def level(self, time: Tensor) -> NoiseLevel:
+        """The level at a time (any shape), in float64."""
+
+    @abstractmethod
+    def time(self, level: NoiseLevel) -> Tensor:
+        """The time of a level in any scaling, float64, clamped to `time_range`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a denoiser was trained: what its network puts out, and which noise it saw.
+
+    Attributes:
+        prediction: What the network puts out.
+        schedule: The noise schedule of the training.
+        time_scale: What the network is fed is `time_scale * schedule.time(level)`.
+    """
+
+    prediction: Prediction
+    schedule: NoiseSchedule
+    time_scale: float = 1.0
+
+    def network_time(self, level: NoiseLevel) -> Tensor:
+        """The number that the network's time embedding takes, float64 on the CPU, shape of the level."""
+        return self.time_scale * self.schedule.time(level)
+
+
+class Encoder(Component):
+    """Pixels to latents. Owns every normalisation between the two. Built as `cls(config)`.
+
+    Attributes:
+        latent_space: Where its latents live.
+        image_channels: Channels of the image.
+    """
+
+    kind = Kind.ENCODER
+    latent_space: LatentSpace
+    image_channels: int
+
+    @abstractmethod
+    def encode(
+        self, image: Float[Tensor, "b c h w"], generator: Generators | None = None
+    ) -> Float[Tensor, "b k i j"]:
+        """Encode images in [-1, 1] of shape [B, C, H, W] to latents [B, channels, H / stride, W / stride].
+
+        Args:
+            image: Pixels in [-1, 1]; H and W are multiples of the stride.
+            generator: Samples the posterior when given; without one the mode is taken.
+
+        Returns:
+            Latents of mean 0 and variance 1 per channel over the training set.
+        """
+
+
+class Decoder(Component):
+    """Latents to pixels, the inverse of an encoder. Built as `cls(config)`.
+
+    Attributes:
+        latent_space: Where its latents live.
+        image_channels: Channels of the image.
+    """
+
+    kind = Kind.DECODER
+    latent_space: LatentSpace
+    image_channels: int
+
+    @abstractmethod
+    def decode(self, latent: Float[Tensor, "b k i j"]) -> Float[Tensor, "b c h w"]:
+        """Decode latents to images nominally in [-1, 1], unclamped, of shape [B, C, H, W]."""
+
+
+class Denoiser(Component):
+    """The network (or formula) that tells signal from noise. Built as `cls(config, trained)`.
+
+    It owns how it was trained: a network of discrete steps, of VE sigmas or of EDM preconditioning maps the
+    level to its own input itself, so that any denoiser runs under any scheduler.
+
+    Attributes:
+        prediction: What `forward` puts out.
+        training_schedule: The noise that it was trained on; None when it is right at every level (an oracle).
+        conditioning: The inputs that it accepts beside `z`, by name.
+        latent_space: Channels that it works on; the stride is of no account to it.
+        size_multiple: H and W of `z` have to be multiples of this (patch size, or 2**levels of a UNet).
+        latent_size: The only (H, W) that it accepts, where a position embedding or a reference set fixes it.
+    """
+
+    kind = Kind.DENOISER
+    prediction: Prediction
+    training_schedule: NoiseSchedule | None
+    conditioning: Mapping[str, Conditioning]
+    latent_space: LatentSpace
+    size_multiple: int
+    latent_size: tuple[int, int] | None = None
+
+    @abstractmethod
+    def forward(
+        self, z: Float[Tensor, "b c h w"], level: NoiseLevel, condition: Condition
+    ) -> DenoiserOutput:
+        """Predict from a noisy latent.
+
+        Args:
+            z: `z_t / sqrt(alpha**2 + sigma**2)`, [B, C, H, W].
+            level: Normalised to `alpha**2 + sigma**2 = 1`, shape [] or [B].
+            condition: An entry for each name in `conditioning`; a missing one means null.
+        """
+
+
+class Scheduler(Component):
+    """Which levels to visit and how to step between them: a sampler. Built as `cls(config, schedule, tokens)`.
+
+    `schedule` is the noise schedule that it steps through (the denoiser's own unless the spec says otherwise)
+    and `tokens` the number of patches that the denoiser sees, which resolution-dependent shifts need; None
+    when it is unknown.
+    """
+
+    kind = Kind.SCHEDULER
+
+    @abstractmethod
+    def levels(self) -> NoiseLevels:
+        """The N + 1 levels, noisiest first, in the schedule's own scaling."""
+
+    @abstractmethod
+    def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
+        """Walk from noise to data.
+
+        A generator: nothing happens before the first `next`, and multi-step history lives in its local
+        variables, so no run leaks into the next.
+
+        Args:
+            denoise: Gives the clean estimate for `z` at a level; `z` is not normalised.
+            z: [B, C, H, W] at `levels()[0]`, made with `levels().prior(noise)`.
+            generator: Needed by stochastic samplers.
+
+        Yields:
+            N steps.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """A differentiable encoding.
+
+    Attributes:
+        latent: [B, C, H, W], sampled, in denoiser space.
+        losses: Regularisers by name (`kl_nats`: mean over all latent values), each a scalar tensor.
+    """
+
+    latent: Tensor
+    losses: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderOutput:
+    """A differentiable decoding.
+
+    Attributes:
+        image: [B, C, H, W].
+        losses: Regularisers by name (`commitment`, `codebook`), each a scalar tensor.
+        statistics: Figures worth logging that carry no gradient (`perplexity`, `dead_codes`).
+    """
+
+    image: Tensor
+    losses: Mapping[str, Tensor]
+    statistics: Mapping[str, float]
+
+
+@runtime_checkable
+class TrainableEncoder(Protocol):
+    """An encoder whose `forward` gives what `ldm train encoder` needs."""
+
+    def forward(self, image: Tensor, generator: Generators | None = None) -> EncoderOutput:
+        """Encode [B, C, H, W] with gradients, sampling the posterior."""
+        ...
+
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> ComponentConfig:
+        """The config under which latents of this measured mean and std (per channel) come out normalised.
+
+        The measurement is of what `encode` gives now; a normalisation that is already there is composed with.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainableDecoder(Protocol):
+    """A decoder whose `forward` gives what `ldm train encoder` needs."""
+
+    def forward(self, latent: Tensor) -> DecoderOutput:
+        """Decode [B, C, H, W] with gradients."""
+        ...
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """A denoiser that is computed from a set of latents, not trained by gradient descent: an oracle."""
+
+    def fit(self, latents: Tensor, condition: Condition) -> ComponentConfig:
+        """Take the statistics of latents [N, C, H, W] in.
+
+        Args:
+            latents: In denoiser space.
+            condition: Their conditioning, N values each.
+
+        Returns:
+            The config of the fitted component; it may differ from the one before (the size of the set).
+        """
+        ...
+
+
+def randn(
+    shape: Sequence[int],
+    generator: Generators | None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal noise that does not depend on device or dtype.
+
+    Always drawn in float32 on the generator's own device and then converted, so that one seed means one image
+    on every machine; with a generator for each sample it does not depend on the batch either.
+
+    Args:
+        shape: [B, ...].
+        generator: One, or B of them.
+        device: Of the result.
+        dtype: Of the result.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if generator is None or isinstance(generator, torch.Generator):
+        at = generator.device if generator is not None else "cpu"
+        noise = torch.randn(tuple(shape), generator=generator, device=at, **options)
+    else:
+        if len(generator) != shape[0]:
+            raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}; give one for each sample")
+        noise = torch.stack(
+            [torch.randn(tuple(shape[1:]), generator=one, device=one.device, **options) for one in generator]
+        )
+    return noise.to(device, dtype)

@@ -1,0 +1,82 @@
+"""The one table that converts every prediction to a clean estimate, and back.
+
+With `z = alpha * x0 + sigma * epsilon`:
+
+======================  =========================  ==========================================
+prediction p            definition                 x0
+======================  =========================  ==========================================
+`x0`                    x0                         p
+`epsilon`               epsilon                    (z - sigma * p) / alpha
+`v`                     alpha*epsilon - sigma*x0   (alpha * z - sigma * p) / (alpha**2 + sigma**2)
+`velocity`              epsilon - x0               (z - sigma * p) / (alpha + sigma)
+`reverse_velocity`      x0 - epsilon               (z + sigma * p) / (alpha + sigma)
+======================  =========================  ==========================================
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ldm_registry.errors import ContractError
+from ldm_registry.interfaces import NoiseLevel
+from ldm_registry.vocabulary import Prediction
+
+
+def to_x0(prediction: Prediction, output: Tensor, z: Tensor, level: NoiseLevel) -> Tensor:
+    """The clean estimate behind a network's output.
+
+    Args:
+        prediction: What the output means.
+        output: [B, C, H, W].
+        z: The noisy latent that went in, at `level`, same shape.
+        level: Shape [] or [B].
+
+    Raises:
+        ContractError: `epsilon` at a level without signal (alpha = 0), where x0 cannot be told.
+    """
+    alpha, sigma = level.scales(z)
+    match prediction:
+        case Prediction.X0:
+            return output
+        case Prediction.EPSILON:
+            if not bool((level.alpha > 0).all()):
+                raise ContractError(
+                    "an epsilon prediction gives no clean estimate at a level without signal (alpha = 0)",
+                    hint="use a schedule whose noisiest level keeps some signal, or a v-prediction denoiser",
+                )
+            return (z - sigma * output) / alpha
+        case Prediction.V:
+            return (alpha * z - sigma * output) / (alpha**2 + sigma**2)
+        case Prediction.VELOCITY:
+            return (z - sigma * output) / (alpha + sigma)
+        case Prediction.REVERSE_VELOCITY:
+            return (z + sigma * output) / (alpha + sigma)
+
+
+def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLevel) -> Tensor:
+    """What a network of this prediction type should put out: its training target.
+
+    Args:
+        prediction: What the network puts out.
+        x0: The clean latent [B, C, H, W].
+        epsilon: The noise, same shape.
+        level: Shape [] or [B]; for `v`, normalised to `alpha**2 + sigma**2 = 1`.
+    """
+    match prediction:
+        case Prediction.X0:
+            return x0
+        case Prediction.EPSILON:
+            return epsilon
+        case Prediction.V:
+            alpha, sigma = level.scales(x0)
+            return alpha * epsilon - sigma * x0
+        case Prediction.VELOCITY:
+            return epsilon - x0
+        case Prediction.REVERSE_VELOCITY:
+            return x0 - epsilon
+
+
+def to_epsilon(x0: Tensor, z: Tensor, level: NoiseLevel) -> Tensor:
+    """The noise that goes with a clean estimate: `(z - alpha * x0) / sigma`."""
+    alpha, sigma = level.scales(z)
+    return (z - alpha * x0) / sigma
