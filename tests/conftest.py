@@ -1,0 +1,42 @@
+"""What every test shares: two threads, no network, and skips for what a machine lacks."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Tests of how the plugins work together; a tree from which they were removed has nothing there to test.
+collect_ignore = [] if (ROOT / "plugins").is_dir() else ["plugins"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    installed = bool(metadata.entry_points(group="ldm_registry"))
+    for item in items:
+        if item.get_closest_marker("plugins") and not installed:
+            item.add_marker(pytest.mark.skip(reason="no plugin is installed"))
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    import torch
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture
+def root() -> Path:
+    """The top of the repository."""
+    return ROOT
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
