@@ -1,0 +1,57 @@
+"""The half that goes from latents to pixels."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ldm_kl_vae.config import KLVAEConfig
+from ldm_kl_vae.networks import DecoderNetwork
+from ldm_registry.errors import SpecError
+from ldm_registry.interfaces import Decoder, DecoderOutput
+
+
+@final
+class KLDecoder(Decoder):
+    """Normalised latents of a KL-regularised autoencoder to pixels (Rombach et al. 2022, section 3.1).
+
+    Args:
+        config: The same as the encoder's.
+    """
+
+    name = "kl-vae"
+    Config = KLVAEConfig
+    sibling_prefixes = ("encoder.", "quant_conv.")
+    diffusers_class: ClassVar[str | None] = "AutoencoderKL"
+
+    def __init__(self, config: KLVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_space = config.latent_space
+        self.image_channels = config.out_channels
+        self.normalisation = config.normalisation
+        self.decoder = DecoderNetwork(config)
+        channels = config.latent_channels
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.use_post_quant_conv else None
+
+    def decode(self, latent: Float[Tensor, "b k i j"]) -> Float[Tensor, "b c h w"]:
+        """Decode normalised latents [B, latent_channels, h, w] to images [B, C, h * stride, w * stride].
+
+        Raises:
+            SpecError: The latent has the wrong number of channels.
+        """
+        if latent.ndim != 4 or latent.shape[1] != self.latent_space.channels:
+            raise SpecError(
+                f"decoder 'kl-vae' cannot decode a latent of shape {list(latent.shape)}",
+                [f"expected [batch, {self.latent_space.channels}, height, width]"],
+                "use the encoder and the denoiser that this decoder was trained with",
+            )
+        raw = self.normalisation.denormalise(latent)
+        image: Tensor = self.decoder(raw if self.post_quant_conv is None else self.post_quant_conv(raw))
+        return image
+
+    def forward(self, latent: Tensor) -> DecoderOutput:
+        """The training view of `decode`; this decoder adds no losses of its own."""
+        return DecoderOutput(self.decode(latent), {}, {})

@@ -1,0 +1,71 @@
+"""The two convolutional networks: pixels to posterior moments, and latents to pixels.
+
+Rombach et al. 2022, appendix G ("Details on Autoencoder Models"); the layout is that of diffusers 0.42.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import final
+
+from torch import Tensor, nn
+
+from ldm_kl_vae.blocks import DownBlock, MidBlock, UpBlock, group_norm
+from ldm_kl_vae.config import KLVAEConfig
+
+
+@final
+class EncoderNetwork(nn.Module):
+    """Pixels to the moments of the posterior."""
+
+    def __init__(self, config: KLVAEConfig) -> None:
+        super().__init__()
+        widths, groups, activation = config.block_out_channels, config.norm_num_groups, config.act_fn
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(
+                before, width, config.layers_per_block, groups, activation, downsample=i < len(widths) - 1
+            )
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.mid_block = MidBlock(widths[-1], groups, activation, attention=config.mid_block_add_attention)
+        self.conv_norm_out = group_norm(widths[-1], groups)
+        self.conv_act = nn.SiLU()
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, in_channels, H, W] to [B, 2 * latent_channels, H / stride, W / stride]."""
+        h = self.conv_in(image)
+        for block in self.down_blocks:
+            h = block(h)
+        h = self.mid_block(h)
+        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        return out
+
+
+@final
+class DecoderNetwork(nn.Module):
+    """Raw latents to pixels."""
+
+    def __init__(self, config: KLVAEConfig) -> None:
+        super().__init__()
+        widths, groups, activation = config.block_out_channels[::-1], config.norm_num_groups, config.act_fn
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], groups, activation, attention=config.mid_block_add_attention)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(
+                before, width, config.layers_per_block + 1, groups, activation, upsample=i < len(widths) - 1
+            )
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.conv_norm_out = group_norm(widths[-1], groups)
+        self.conv_act = nn.SiLU()
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """[B, latent_channels, h, w] to [B, out_channels, h * stride, w * stride]."""
+        h = self.mid_block(self.conv_in(raw))
+        for block in self.up_blocks:
+            h = block(h)
+        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        return out
