@@ -1,6 +1,6 @@
 """Print the shell commands that the README tells a newcomer to run.
 
-They are the fenced blocks that are marked ```` ```bash NAME ````; `python .ci/readme_commands.py README.md NAME` prints one.
+They are the fenced blocks that open with ```` ```bash NAME ````; `readme_commands.py README.md NAME` prints one.
 """
 
 from __future__ import annotations
