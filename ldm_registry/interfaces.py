@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, overload, runtime_checkable
+from typing import ClassVar, Protocol, Self, overload, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,8 +63,8 @@ class NoiseLevel:
     @classmethod
     def of(cls, alpha: float, sigma: float) -> Self:
         """One level from two numbers."""
-        double = {"dtype": torch.float64, "device": torch.device("cpu")}
-        return cls(torch.tensor(alpha, **double), torch.tensor(sigma, **double))
+        pair = torch.tensor([alpha, sigma], dtype=torch.float64, device="cpu")
+        return cls(pair[0], pair[1])
 
     @classmethod
     def at(cls, log_snr: Tensor, scaling: Scaling) -> Self:
@@ -237,12 +237,16 @@ class Component(nn.Module, ABC):
         name: Lower-case words joined by hyphens (schedules: by underscores, as the field writes them).
         Config: The class of its config.
         sibling_prefixes: Prefixes of the tensors in its checkpoint that belong to the other half of a codec.
+        diffusers_class: The class of diffusers whose config keys and tensor names these are, if any.
+        config: What it was built from.
     """
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
     Config: ClassVar[type[ComponentConfig]]
     sibling_prefixes: ClassVar[tuple[str, ...]] = ()
+    diffusers_class: ClassVar[str | None] = None
+    config: ComponentConfig
 
 
 class NoiseSchedule(Component):
@@ -491,14 +495,13 @@ def randn(
         device: Of the result.
         dtype: Of the result.
     """
-    options: dict[str, Any] = {"dtype": torch.float32}
     if generator is None or isinstance(generator, torch.Generator):
         at = generator.device if generator is not None else "cpu"
-        noise = torch.randn(tuple(shape), generator=generator, device=at, **options)
+        noise = torch.randn(tuple(shape), generator=generator, device=at, dtype=torch.float32)
     else:
         if len(generator) != shape[0]:
             raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}; give one for each sample")
         noise = torch.stack(
-            [torch.randn(tuple(shape[1:]), generator=one, device=one.device, **options) for one in generator]
+            [torch.randn(tuple(shape[1:]), generator=one, device=one.device, dtype=torch.float32) for one in generator]
         )
     return noise.to(device, dtype)

@@ -1,0 +1,52 @@
+"""Classifier-free guidance: a function around a denoiser."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm_registry.interfaces import Condition, Denoiser, DenoiserOutput, NoiseLevel
+
+
+def null_condition(denoiser: Denoiser, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """The condition that stands for "none", for each input of the denoiser that has one.
+
+    Args:
+        denoiser: Says what its null values are.
+        batch: B.
+        device: Where the tensors go.
+    """
+    return {
+        name: torch.full((batch,), given.null, dtype=given.dtype, device=device)
+        for name, given in denoiser.conditioning.items()
+        if given.null is not None
+    }
+
+
+def guided(denoiser: Denoiser, z: Tensor, level: NoiseLevel, condition: Condition, scale: float) -> DenoiserOutput:
+    """`unconditional + scale * (conditional - unconditional)` in one batched call (Ho and Salimans 2022, Eq. 6).
+
+    Every prediction is affine in x0 for a given `z`, so it does not matter which one is extrapolated. Scale 1
+    is the conditional prediction and scale 0 the unconditional one; both take a single forward pass.
+
+    Args:
+        denoiser: The network.
+        z: Normalised noisy latent [B, C, H, W].
+        level: Normalised, shape [] or [B].
+        condition: By name, each [B, ...].
+        scale: The guidance scale w.
+
+    Returns:
+        The guided prediction; the variance is the conditional one.
+    """
+    if scale == 1.0 or not condition:
+        return denoiser(z, level, condition)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+    null = {**condition, **null_condition(denoiser, len(z), z.device)}
+    if scale == 0.0:
+        return denoiser(z, level, null)  # type: ignore[no-any-return]  # as above
+    both = {name: torch.cat([condition[name], null[name]]) for name in condition}
+    twice = level if level.alpha.ndim == 0 else NoiseLevel(level.alpha.repeat(2), level.sigma.repeat(2))
+    output: DenoiserOutput = denoiser(torch.cat([z, z]), twice, both)
+    conditional, unconditional = output.prediction.chunk(2)
+    variance = None if output.variance is None else output.variance.chunk(2)[0]
+    return DenoiserOutput(torch.lerp(unconditional, conditional, scale), variance)
