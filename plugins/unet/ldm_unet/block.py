@@ -1,0 +1,160 @@
+"""The layers that stages are made of: residual block, attention, and the two resamplings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_unet.config import UNetConfig
+
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+@final
+class ResnetBlock(nn.Module):
+    """Norm, activate, convolve, twice, around a shortcut; time enters before or at the second norm.
+
+    Args:
+        config: Flavour and norms.
+        in_channels: Channels in.
+        out_channels: Channels out.
+        scale: What the sum with the shortcut is divided by.
+        resample: `down` or `up` changes the resolution between the two halves, without weights.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        *,
+        scale: float = 1.0,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.resample = resample
+        self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
+        self.activation = ACTIVATION[config.act_fn]
+        groups, eps = config.norm_num_groups, config.norm_eps
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(
+            config.time_width, 2 * out_channels if self.scale_shift else out_channels
+        )
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "t d"]) -> Float[Tensor, "b k i j"]:
+        """[B, in_channels, H, W] to [B, out_channels, H', W'].
+
+        Args:
+            x: Features.
+            time: The activated time embedding, [1 or B, D].
+        """
+        h: Tensor = self.activation(self.norm1(x))
+        if self.resample is not None:
+            x, h = _resize(x, self.resample), _resize(h, self.resample)
+        h = self.conv1(h)
+        shift: Tensor = self.time_emb_proj(time)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + shift)
+        h = self.conv2(self.dropout(self.activation(h)))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return x + h if self.scale == 1.0 else (x + h) / self.scale
+
+
+def _resize(x: Tensor, direction: str) -> Tensor:
+    return F.avg_pool2d(x, 2) if direction == "down" else F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@final
+class Attention(nn.Module):
+    """Multi-head self-attention over all positions, around a shortcut.
+
+    Args:
+        config: Head size and epsilon.
+        channels: In and out.
+        groups: Of the norm before it; None leaves the norm out.
+        scale: What the sum with the shortcut is divided by.
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, groups: int | None, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        head = config.attention_head_dim or channels
+        self.heads = channels // head
+        inner = self.heads * head
+        self.group_norm = nn.GroupNorm(groups, channels, config.norm_eps) if groups is not None else None
+        self.to_q = nn.Linear(channels, inner)
+        self.to_k = nn.Linear(channels, inner)
+        self.to_v = nn.Linear(channels, inner)
+        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """[B, channels, H, W] to the same."""
+        h: Tensor = x if self.group_norm is None else self.group_norm(x)
+        tokens = h.flatten(2).transpose(1, 2)
+        query, key, value = (
+            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        tokens = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        h = self.to_out[0](tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + h if self.scale == 1.0 else (x + h) / self.scale
+
+
+@final
+class Downsample(nn.Module):
+    """Halve the resolution with a strided convolution.
+
+    Args:
+        channels: In and out.
+        padding: 1 pads on every side, 0 on the right and below only.
+    """
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+        """[B, channels, H, W] to [B, channels, H / 2, W / 2]."""
+        if self.padding == 0:
+            x = F.pad(x, (0, 1, 0, 1))
+        x = self.conv(x)
+        return x
+
+
+@final
+class Upsample(nn.Module):
+    """Double the resolution by repetition, then convolve.
+
+    Args:
+        channels: In and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+        """[B, channels, H, W] to [B, channels, 2 H, 2 W]."""
+        x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x

@@ -1,0 +1,219 @@
+"""The config of a UNet: the keys and defaults of diffusers' `UNet2DModel`, and one of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from ldm_registry.errors import SpecError, did_you_mean
+from ldm_registry.interfaces import ComponentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StageKind:
+    """What a block type of diffusers stands for.
+
+    Attributes:
+        attention: Whether an attention follows every residual block.
+        resample: How the stage changes resolution: `conv`, `resnet`, or None where the config decides.
+    """
+
+    attention: bool
+    resample: str | None
+
+
+DOWN_BLOCKS = {
+    "DownBlock2D": StageKind(attention=False, resample="conv"),
+    "AttnDownBlock2D": StageKind(attention=True, resample=None),
+    "ResnetDownsampleBlock2D": StageKind(attention=False, resample="resnet"),
+}
+UP_BLOCKS = {
+    "UpBlock2D": StageKind(attention=False, resample="conv"),
+    "AttnUpBlock2D": StageKind(attention=True, resample=None),
+    "ResnetUpsampleBlock2D": StageKind(attention=False, resample="resnet"),
+}
+TIME_EMBEDDINGS = ("positional", "fourier", "learned")
+RESAMPLINGS = ("conv", "resnet")
+ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
+TIME_SHIFTS = ("default", "scale_shift")
+MID_BLOCKS = ("UNetMidBlock2D",)
+CLASS_EMBEDDINGS = ("timestep", "identity")
+
+
+def _words(choices: Iterable[str]) -> dict[str, Any]:
+    return {"enum": list(choices)}
+
+
+class UNetConfig(ComponentConfig):
+    """Sizes and flavours of a UNet.
+
+    Raises:
+        SpecError: With every unsupported or contradictory value at once.
+    """
+
+    sample_size: int | tuple[int, int] | None = Field(
+        None, description="side of the latents trained on, cells; a note"
+    )
+    in_channels: int = Field(3, ge=1, description="channels of the latent (3 in pixel space)")
+    out_channels: int = Field(
+        3, ge=1, description="channels put out: in_channels, or twice that with a variance"
+    )
+    center_input_sample: bool = Field(
+        False, description="whether the input is mapped from [0, 1] to [-1, 1] first"
+    )
+    time_embedding_type: str = Field(
+        "positional", description="how time is expanded", json_schema_extra=_words(TIME_EMBEDDINGS)
+    )
+    time_embedding_dim: int | None = Field(
+        None, ge=1, description="channels of the time embedding; null means 4 * block_out_channels[0]"
+    )
+    freq_shift: int = Field(
+        0, ge=0, description="shift of the sinusoids' frequencies; 1 in the DDPM checkpoints"
+    )
+    flip_sin_to_cos: bool = Field(True, description="whether cosines come before sines")
+    down_block_types: tuple[str, ...] = Field(
+        ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        min_length=1,
+        description=f"a stage for each resolution, finest first: {', '.join(DOWN_BLOCKS)}",
+    )
+    mid_block_type: str | None = Field(
+        "UNetMidBlock2D", description="the bottleneck: UNetMidBlock2D, or null for none"
+    )
+    up_block_types: tuple[str, ...] = Field(
+        ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        min_length=1,
+        description=f"a stage for each resolution, coarsest first: {', '.join(UP_BLOCKS)}",
+    )
+    block_out_channels: tuple[int, ...] = Field(
+        (224, 448, 672, 896), min_length=1, description="channels of each resolution, finest first"
+    )
+    layers_per_block: int = Field(2, ge=1, description="residual blocks in each stage on the way down")
+    mid_block_scale_factor: float = Field(
+        1.0, gt=0.0, description="what the bottleneck's residual sums are divided by"
+    )
+    downsample_padding: int = Field(
+        1, ge=0, le=1, description="zeros around a downsampling's input; 0: right and below"
+    )
+    downsample_type: str = Field(
+        "conv", description="downsampling of AttnDownBlock2D", json_schema_extra=_words(RESAMPLINGS)
+    )
+    upsample_type: str = Field(
+        "conv", description="upsampling of AttnUpBlock2D", json_schema_extra=_words(RESAMPLINGS)
+    )
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout probability while training, [0, 1)")
+    act_fn: str = Field(
+        "silu", description="activation of the residual blocks", json_schema_extra=_words(ACTIVATIONS)
+    )
+    attention_head_dim: int | None = Field(
+        8, ge=1, description="channels of one attention head; null: a single head"
+    )
+    norm_num_groups: int = Field(32, ge=1, description="groups of the group norms")
+    attn_norm_num_groups: int | None = Field(
+        None, ge=1, description="groups of the norm before the bottleneck's attention; null: norm_num_groups"
+    )
+    norm_eps: float = Field(1e-5, gt=0.0, description="epsilon of the group norms")
+    resnet_time_scale_shift: str = Field(
+        "default",
+        description="how time enters a residual block: added, or as scale and shift of the second norm",
+        json_schema_extra=_words(TIME_SHIFTS),
+    )
+    add_attention: bool = Field(True, description="whether the bottleneck has an attention")
+    class_embed_type: str | None = Field(
+        None,
+        description="how a class enters: null: a table of num_class_embeds, timestep: a number, identity: a vector",
+    )
+    num_class_embeds: int | None = Field(
+        None, ge=1, description="rows of the class table, a null row included"
+    )
+    num_train_timesteps: int | None = Field(None, ge=1, description="rows of a learned time table, steps")
+    null_class: int | None = Field(
+        None,
+        ge=0,
+        alias="_null_class",
+        description="the label that stands for no class; null where none was trained",
+    )
+
+    @property
+    def time_width(self) -> int:
+        """Channels of the time embedding."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the second half of the output channels is a variance."""
+        return self.out_channels == 2 * self.in_channels
+
+    @property
+    def has_class_table(self) -> bool:
+        """Whether classes are rows of a table."""
+        return self.class_embed_type is None and self.num_class_embeds is not None
+
+    @property
+    def bottleneck_norm_groups(self) -> int | None:
+        """Groups of the norm before the bottleneck's attention; None where diffusers leaves the norm out."""
+        if self.attn_norm_num_groups is not None:
+            return self.attn_norm_num_groups
+        return self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_built(self) -> Self:
+        problems = [*self._wrong_words(), *self._wrong_sizes(), *self._wrong_classes()]
+        if problems:
+            raise SpecError("the config of denoiser 'unet' is not valid", problems)
+        return self
+
+    def _wrong_words(self) -> Iterator[str]:
+        yield from _not_among("down_block_types", self.down_block_types, DOWN_BLOCKS)
+        yield from _not_among("up_block_types", self.up_block_types, UP_BLOCKS)
+        yield from _not_among("mid_block_type", [self.mid_block_type], MID_BLOCKS)
+        yield from _not_among("time_embedding_type", [self.time_embedding_type], TIME_EMBEDDINGS)
+        yield from _not_among("downsample_type", [self.downsample_type], RESAMPLINGS)
+        yield from _not_among("upsample_type", [self.upsample_type], RESAMPLINGS)
+        yield from _not_among("act_fn", [self.act_fn], ACTIVATIONS)
+        yield from _not_among("resnet_time_scale_shift", [self.resnet_time_scale_shift], TIME_SHIFTS)
+        yield from _not_among("class_embed_type", [self.class_embed_type], CLASS_EMBEDDINGS)
+
+    def _wrong_sizes(self) -> Iterator[str]:
+        lengths = len(self.down_block_types), len(self.up_block_types), len(self.block_out_channels)
+        if len(set(lengths)) > 1:
+            yield (
+                f"down_block_types, up_block_types and block_out_channels have {lengths[0]}, {lengths[1]} and "
+                f"{lengths[2]} entries; each needs one for every resolution"
+            )
+        if self.out_channels not in (self.in_channels, 2 * self.in_channels):
+            yield (
+                f"out_channels is {self.out_channels}; expected {self.in_channels}, "
+                f"or {2 * self.in_channels} with a learned variance"
+            )
+        for width in dict.fromkeys(self.block_out_channels):
+            if width < 1 or width % self.norm_num_groups:
+                yield f"block_out_channels has {width}, not a multiple of norm_num_groups {self.norm_num_groups}"
+            if self.attention_head_dim is not None and width < self.attention_head_dim:
+                yield f"block_out_channels has {width}, less than attention_head_dim {self.attention_head_dim}"
+        if self.attn_norm_num_groups is not None and self.block_out_channels[-1] % self.attn_norm_num_groups:
+            yield f"attn_norm_num_groups {self.attn_norm_num_groups} does not divide {self.block_out_channels[-1]}"
+        if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
+            yield "time_embedding_type 'learned' needs num_train_timesteps"
+
+    def _wrong_classes(self) -> Iterator[str]:
+        if self.null_class is None:
+            return
+        if not self.has_class_table:
+            yield "_null_class needs a class table: set num_class_embeds and leave class_embed_type null"
+        elif self.num_class_embeds is not None and self.null_class >= self.num_class_embeds:
+            yield f"_null_class is {self.null_class}; expected less than num_class_embeds {self.num_class_embeds}"
+
+
+def _not_among(key: str, words: Sequence[str | None], choices: Iterable[str]) -> Iterator[str]:
+    known = list(choices)
+    for word in dict.fromkeys(words):
+        if word is not None and word not in known:
+            yield f"{key} has {word!r}, which is not built; supported are {', '.join(known)}{_nearest(word, known)}"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    suggestion = did_you_mean(word, known)
+    return f"; {suggestion}" if suggestion.startswith("did you") else ""
