@@ -105,7 +105,7 @@ _WHERE = {
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # computed, so that it cannot disagree with the table
+__all__ = ["__version__", *_MODULE_OF]  # computed, so that it cannot disagree with the table
 
 
 def __getattr__(name: str) -> object:

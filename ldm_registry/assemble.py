@@ -5,35 +5,23 @@ Nothing takes memory before all four parts are known to fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-
-from ldm_registry.contracts import Contract, Parts, check
+from ldm_registry.build import Built, build, build_schedule, config_of
+from ldm_registry.contracts import Parts, check
 from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import (
-    Component,
-    ComponentConfig,
-    Decoder,
-    Denoiser,
-    Encoder,
-    Fittable,
-    NoiseSchedule,
-    Scheduler,
-    Trained,
-)
+from ldm_registry.interfaces import Component, Decoder, Denoiser, Encoder, NoiseSchedule, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
-from ldm_registry.spec import DenoiserSpec, PipelineSpec, ScheduleSpec, StageSpec, TrainedSpec
+from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
 from ldm_registry.vocabulary import STAGES, Kind
-from ldm_registry.weights import load_weights, parse_config, read_config, read_contract, verify
+from ldm_registry.weights import read_config, read_contract
 
 
-def assemble(spec: PipelineSpec, registry: Registry | None = None, *, init_seed: int | None = None) -> Pipeline:
+def assemble(
+    spec: PipelineSpec, registry: Registry | None = None, *, init_seed: int | None = None
+) -> Pipeline:
     """Build the pipeline that a spec describes.
 
     Args:
@@ -58,7 +46,9 @@ def assemble(spec: PipelineSpec, registry: Registry | None = None, *, init_seed:
         {stage: built.contract for stage, built in plan.items() if built.contract is not None},
     )
     findings = check(spec, parts)
-    untrained = [] if init_seed is not None else [text for built in plan.values() if (text := built.lacks_weights())]
+    untrained = (
+        [] if init_seed is not None else [text for built in plan.values() if (text := built.lacks_weights())]
+    )
     problems = [*findings.errors, *untrained]
     if problems:
         name = spec.source.name if spec.source else "the spec"
@@ -123,118 +113,9 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
             except PluginError:
                 continue
     serves = f"is for {dict(contract.components)}" if contract else f"has _class_name {wanted!r}"
-    raise NotFoundError(f"{folder} {serves}: no {kind} for it", hint=f"`ldm list {kind}` shows what is installed")
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A stage on the meta device, with what is needed to make it real.
-
-    Attributes:
-        component: Without memory.
-        arguments: What its class is built from.
-        folder: Its checkpoint, if it has one.
-        contract: Of the checkpoint, if it has one.
-    """
-
-    component: Component
-    arguments: tuple[Any, ...]
-    folder: Path | None
-    contract: Contract | None
-
-    def lacks_weights(self) -> str | None:
-        """The problem, where the stage has tensors and nothing to fill them from."""
-        if self.folder is not None or not self.component.state_dict():
-            return None
-        count = sum(tensor.numel() for tensor in self.component.state_dict().values())
-        return (
-            f"{self.component.kind} {self.component.name!r} has {count:,} weights and no checkpoint; "
-            f"say `checkpoint:` or train it with `ldm train`"
-        )
-
-    def materialise(self, stage: StageSpec | Any, *, init_seed: int | None) -> Component:
-        """Fill the component: from its checkpoint, else from a seed; then move it where the spec says.
-
-        Args:
-            stage: The spec of the stage: device and dtype.
-            init_seed: Of the random weights of a stage that has no checkpoint.
-
-        Raises:
-            LdmError: As `load_weights`; PluginError when tensors stay without memory.
-        """
-        if self.folder is not None and self.component.state_dict():
-            if self.contract is not None:
-                verify(self.folder, self.contract)
-            component = self.component
-            load_weights(component, self.folder)
-        else:
-            component = fresh(type(self.component), self.arguments, init_seed or 0)
-        left = [name for name, tensor in _tensors(component) if tensor.is_meta]
-        if left:
-            raise PluginError(
-                f"{component.kind} {component.name!r} leaves tensors on the meta device",
-                left,
-                hint='constant tables need an explicit device="cpu" when they are built',
-            )
-        dtype = getattr(torch, stage.dtype) if stage.dtype is not None else torch.float32
-        component.to(device=torch.device(stage.device or "cpu"), dtype=dtype)
-        return component.eval().requires_grad_(False)
-
-
-def fresh(component: type[Component], arguments: tuple[Any, ...], seed: int) -> Component:
-    """A component with its own random initialisation, from a seed; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return component(*arguments)
-
-
-def build(
-    kind: Kind,
-    stage: StageSpec | Any,
-    registry: Registry,
-    *,
-    schedule: NoiseSchedule | None = None,
-    tokens: int | None = None,
-) -> Built:
-    """One stage of a spec on the meta device.
-
-    Args:
-        kind: Which stage.
-        stage: Its part of the spec.
-        registry: Where it comes from.
-        schedule: For a scheduler: the noise schedule that it steps through.
-        tokens: For a scheduler: how many patches the denoiser sees.
-
-    Raises:
-        LdmError: As `assemble`.
-    """
-    component = registry.get(kind, stage.use)
-    checkpoint = getattr(stage, "checkpoint", None)
-    folder = _local(checkpoint) if checkpoint else None
-    contract = read_contract(folder) if folder else None
-    if contract is not None and contract.components.get(kind) != stage.use:
-        raise ContractError(
-            f"{folder} is a checkpoint of {dict(contract.components)}, not of {kind} {stage.use!r}",
-            hint="name the component that the checkpoint is for, or another checkpoint",
-        )
-    arguments: tuple[Any, ...] = (_config(component, stage, folder),)
-    if kind is Kind.DENOISER:
-        arguments += (_trained(component, stage, contract, registry),)
-    elif kind is Kind.SCHEDULER:
-        arguments += (schedule, tokens)
-    with torch.device("meta"):
-        return Built(component(*arguments), arguments, folder, contract)
-
-
-def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> NoiseSchedule:
-    """A noise schedule from its registered name and config.
-
-    Raises:
-        LdmError: As `assemble`.
-    """
-    component = registry.get(Kind.SCHEDULE, name)
-    schedule = component(parse_config(component, config, f"schedule {name}"))  # type: ignore[call-arg]  # nn.Module's
-    return cast(NoiseSchedule, schedule)
+    raise NotFoundError(
+        f"{folder} {serves}: no {kind} for it", hint=f"`ldm list {kind}` shows what is installed"
+    )
 
 
 def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
@@ -253,7 +134,9 @@ def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        problems = [line for error in failures for line in (error.summary, *(f"  {text}" for text in error.problems))]
+        problems = [
+            line for error in failures for line in (error.summary, *(f"  {text}" for text in error.problems))
+        ]
         kind = type(failures[0]) if len({type(error) for error in failures}) == 1 else SpecError
         raise kind("the spec names parts that cannot be built", problems, failures[0].hint)
     return {stage: plan[stage] for stage in STAGES}
@@ -264,16 +147,18 @@ def _scheduler(
 ) -> Built:
     component = registry.get(Kind.SCHEDULER, spec.scheduler.use)
     if spec.scheduler.schedule is not None:
-        schedule: NoiseSchedule | None = _schedule(spec.scheduler.schedule, registry)
+        said = spec.scheduler.schedule
+        schedule: NoiseSchedule | None = build_schedule(said.name, said.config, registry)
     else:
         schedule = denoiser.training_schedule if denoiser is not None else None
     if schedule is None:
         # Its own config is still worth checking when it is the denoiser that could not be built.
-        _config(component, spec.scheduler, None)
+        config_of(component, spec.scheduler, None)
         if denoiser is None:
             raise SpecError(f"scheduler {spec.scheduler.use!r} takes its noise schedule from the denoiser")
         raise ContractError(
-            f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser {spec.denoiser.use!r} was trained under none",
+            f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser "
+            f"{spec.denoiser.use!r} was trained under none",
             hint="add one, for example `scheduler: {use: ddim, schedule: {name: scaled_linear}}`",
         )
     tokens = None
@@ -281,64 +166,3 @@ def _scheduler(
         cell = cast(Encoder, encoder.component).latent_space.stride * denoiser.size_multiple
         tokens = (spec.image.height // cell) * (spec.image.width // cell) or None
     return build(Kind.SCHEDULER, spec.scheduler, registry, schedule=schedule, tokens=tokens)
-
-
-def _schedule(spec: ScheduleSpec, registry: Registry) -> NoiseSchedule:
-    return build_schedule(spec.name, spec.config, registry)
-
-
-def _config(component: type[Component], stage: StageSpec | Any, folder: Path | None) -> ComponentConfig:
-    where = f"{component.kind} {stage.use!r}"
-    if folder is None:
-        return parse_config(component, stage.config, where)
-    config = parse_config(component, read_config(folder), str(folder / "config.json"))
-    if not stage.config:
-        return config
-    stated = parse_config(component, {**config.model_dump(by_alias=True), **stage.config}, where)
-    differing = [
-        f"{key}: the spec says {getattr(stated, key)!r}, the checkpoint {getattr(config, key)!r}"
-        for key in type(config).model_fields
-        if getattr(stated, key) != getattr(config, key)
-    ]
-    if differing:
-        raise SpecError(f"{where} contradicts its checkpoint {folder}", differing, hint="leave out `config:`")
-    return config
-
-
-def _trained(
-    component: type[Component], stage: DenoiserSpec, contract: Contract | None, registry: Registry
-) -> Trained | None:
-    said, promised = stage.trained, None
-    if contract is not None and contract.prediction is not None and contract.schedule is not None:
-        promised = TrainedSpec.model_validate(
-            {"prediction": contract.prediction, "schedule": dict(contract.schedule), "time_scale": contract.time_scale or 1.0}
-        )
-    if said is not None and promised is not None and said != promised:
-        raise ContractError(
-            f"denoiser {stage.use!r}: the spec's `trained:` contradicts the contract of {stage.checkpoint}",
-            [f"the spec says {said.model_dump(mode='json')}", f"the contract {promised.model_dump(mode='json')}"],
-            hint="leave out `trained:`",
-        )
-    trained = said or promised
-    if trained is None:
-        if issubclass(component, Fittable):
-            return None
-        raise SpecError(
-            f"denoiser {stage.use!r} does not say how it was trained, and its checkpoint has no contract",
-            hint="add `trained: {prediction: epsilon, schedule: {name: scaled_linear, ...}}` to the denoiser",
-        )
-    return Trained(trained.prediction, _schedule(trained.schedule, registry), trained.time_scale)
-
-
-def _local(checkpoint: str) -> Path:
-    if checkpoint.startswith("hf://"):
-        raise NotFoundError(f"{checkpoint}: only local checkpoints can be used so far", hint="download the folder first")
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        siblings = sorted(entry.name for entry in folder.parent.iterdir()) if folder.parent.is_dir() else []
-        raise NotFoundError(f"checkpoint {folder} does not exist", hint=f"beside it: {', '.join(siblings) or 'nothing'}")
-    return folder
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]

@@ -66,7 +66,9 @@ class Contract(_Data):
     """`contract.json`: what a component promises, and what was measured when it was saved."""
 
     version: int = Field(1, ge=1, le=1, description="Format of this file.")
-    components: Mapping[Kind, str] = Field(description="Registered name for each kind that the folder serves.")
+    components: Mapping[Kind, str] = Field(
+        description="Registered name for each kind that the folder serves."
+    )
     value_range: tuple[float, float] | None = Field(None, description="Of the pixels, for a codec.")
     image_channels: int | None = Field(None, ge=1, description="Channels of the image, for a codec.")
     latent_channels: int | None = Field(None, ge=1, description="Channels of the latent.")
@@ -79,9 +81,13 @@ class Contract(_Data):
     classes: int | None = Field(None, ge=1, description="Number of class labels.")
     null_class: int | None = Field(None, ge=0, description="The label that means no condition.")
     latent_sizes: tuple[tuple[int, int], ...] = Field((), description="(H, W) that it was trained on.")
-    codec_sha256: str | None = Field(None, description="Weights of the codec whose latents it was trained on.")
+    codec_sha256: str | None = Field(
+        None, description="Weights of the codec whose latents it was trained on."
+    )
     safe_dtypes: tuple[DType, ...] = Field(tuple(DType), description="Types that it was found to run in.")
-    defaults: tuple[str, ...] = Field((), description="Values that were not stated but taken from class defaults.")
+    defaults: tuple[str, ...] = Field(
+        (), description="Values that were not stated but taken from class defaults."
+    )
     training: Mapping[str, Scalar] = Field({}, description="How it came about: steps, minutes, device.")
     self_test: SelfTest | None = Field(None, description="What was measured when it was saved.")
     files: Mapping[str, FileDigest] = Field({}, description="Every other file of the folder.")
@@ -199,7 +205,8 @@ def _conditions(spec: PipelineSpec, denoiser: Denoiser) -> Iterator[str]:
             allowed = {*range(given.classes), given.null}
             wrong = [value for value in values if value not in allowed]
             if wrong:
-                yield f"condition {name} has {wrong}; denoiser {spec.denoiser.use!r} knows classes 0 to {given.classes - 1}"
+                classes = f"classes 0 to {given.classes - 1}"
+                yield f"condition {name} has {wrong}; denoiser {spec.denoiser.use!r} knows {classes}"
     if spec.guidance.scale != 1.0:
         if not spec.condition:
             yield f"guidance scale {spec.guidance.scale:g} needs a condition; the spec gives none"
@@ -224,7 +231,11 @@ def _origins(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
     if denoiser is None or denoiser.codec_sha256 is None:
         return
     for stage in (Kind.ENCODER, Kind.DECODER):
-        digests = {file.sha256 for file in parts.contracts[stage].files.values()} if stage in parts.contracts else set()
+        digests = (
+            {file.sha256 for file in parts.contracts[stage].files.values()}
+            if stage in parts.contracts
+            else set()
+        )
         if denoiser.codec_sha256 not in digests:
             yield (
                 f"denoiser {spec.denoiser.use!r} was trained on the latents of another codec than this "

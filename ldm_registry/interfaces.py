@@ -10,17 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self, overload, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ldm_registry.noise import Generators as Generators
+from ldm_registry.noise import NoiseLevel as NoiseLevel
+from ldm_registry.noise import NoiseLevels as NoiseLevels
+from ldm_registry.noise import broadcast as broadcast
+from ldm_registry.noise import randn as randn
 from ldm_registry.vocabulary import Kind, Prediction, Scaling
-
-Generators = torch.Generator | Sequence[torch.Generator]
-"""One generator for the whole batch, or one for each of its B samples."""
 
 Condition = Mapping[str, Tensor]
 """Conditioning inputs by name, each with a leading batch dimension B."""
@@ -46,122 +48,6 @@ class LatentSpace:
 
     channels: int
     stride: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseLevel:
-    """`(alpha, sigma)` of `z_t = alpha * x0 + sigma * epsilon`.
-
-    Attributes:
-        alpha: Signal scale, float64 on the CPU, shape [] or [B].
-        sigma: Noise scale, same type and shape.
-    """
-
-    alpha: Tensor
-    sigma: Tensor
-
-    @classmethod
-    def of(cls, alpha: float, sigma: float) -> Self:
-        """One level from two numbers."""
-        pair = torch.tensor([alpha, sigma], dtype=torch.float64, device="cpu")
-        return cls(pair[0], pair[1])
-
-    @classmethod
-    def at(cls, log_snr: Tensor, scaling: Scaling) -> Self:
-        """The level of a given log-SNR in the units of a scaling.
-
-        Args:
-            log_snr: `log(alpha**2 / sigma**2)`, nats, any shape; infinities give the two ends exactly.
-            scaling: The units.
-        """
-        log_snr = log_snr.to("cpu", torch.float64)
-        match scaling:
-            case Scaling.VP:
-                return cls(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
-            case Scaling.VE:
-                return cls(torch.ones_like(log_snr), torch.exp(-0.5 * log_snr))
-            case Scaling.FLOW:
-                return cls(torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr))
-
-    @property
-    def log_snr(self) -> Tensor:
-        """`log(alpha**2 / sigma**2)` in nats, shape of alpha."""
-        return 2.0 * (self.alpha.log() - self.sigma.log())
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation of `z_t` for unit-variance data: `sqrt(alpha**2 + sigma**2)`."""
-        return torch.hypot(self.alpha, self.sigma)
-
-    def normalised(self) -> NoiseLevel:
-        """The same noise-to-signal ratio with `alpha**2 + sigma**2 = 1`."""
-        std = self.std
-        return NoiseLevel(self.alpha / std, self.sigma / std)
-
-    def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma, ready to multiply a batch.
-
-        Args:
-            like: Any tensor of shape [B, ...].
-
-        Returns:
-            Two tensors of the dtype and device of `like`, of shape [] or [B, 1, ...].
-        """
-        return broadcast(self.alpha, like), broadcast(self.sigma, like)
-
-    def add_noise(self, x0: Tensor, epsilon: Tensor) -> Tensor:
-        """`alpha * x0 + sigma * epsilon`, shape of x0."""
-        alpha, sigma = self.scales(x0)
-        return alpha * x0 + sigma * epsilon
-
-
-def broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """Per-sample numbers, shaped to multiply a batch.
-
-    Args:
-        values: Shape [] or [B].
-        like: Shape [B, ...]; gives dtype and device.
-    """
-    values = values.to(like.device, like.dtype)
-    return values if values.ndim == 0 else values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseLevels(Sequence[NoiseLevel]):
-    """The levels that a sampler visits, noisiest first.
-
-    Attributes:
-        alpha: float64 [N + 1] on the CPU.
-        sigma: float64 [N + 1] on the CPU.
-        prior_std: Standard deviation of the noise that sampling starts from; None means the marginal of
-            unit-variance data at the first level, `sqrt(alpha[0]**2 + sigma[0]**2)`.
-    """
-
-    alpha: Tensor
-    sigma: Tensor
-    prior_std: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.alpha)
-
-    @overload
-    def __getitem__(self, index: int) -> NoiseLevel: ...
-    @overload
-    def __getitem__(self, index: slice) -> NoiseLevels: ...
-    def __getitem__(self, index: int | slice) -> NoiseLevel | NoiseLevels:
-        if isinstance(index, slice):
-            return NoiseLevels(self.alpha[index], self.sigma[index])
-        return NoiseLevel(self.alpha[index], self.sigma[index])
-
-    @property
-    def log_snr(self) -> Tensor:
-        """float64 [N + 1], nats, rising; the last is +inf when sampling ends without noise."""
-        return 2.0 * (self.alpha.log() - self.sigma.log())
-
-    def prior(self, noise: Tensor) -> Tensor:
-        """Scale standard normal noise [B, C, H, W] to the start of the trajectory."""
-        std = float(self[0].std) if self.prior_std is None else self.prior_std
-        return std * noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,9 +250,7 @@ class Denoiser(Component):
     latent_size: tuple[int, int] | None = None
 
     @abstractmethod
-    def forward(
-        self, z: Float[Tensor, "b c h w"], level: NoiseLevel, condition: Condition
-    ) -> DenoiserOutput:
+    def forward(self, z: Float[Tensor, "b c h w"], level: NoiseLevel, condition: Condition) -> DenoiserOutput:
         """Predict from a noisy latent.
 
         Args:
@@ -475,33 +359,3 @@ class Fittable(Protocol):
             The config of the fitted component; it may differ from the one before (the size of the set).
         """
         ...
-
-
-def randn(
-    shape: Sequence[int],
-    generator: Generators | None,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Standard normal noise that does not depend on device or dtype.
-
-    Always drawn in float32 on the generator's own device and then converted, so that one seed means one image
-    on every machine; with a generator for each sample it does not depend on the batch either.
-
-    Args:
-        shape: [B, ...].
-        generator: One, or B of them.
-        device: Of the result.
-        dtype: Of the result.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        at = generator.device if generator is not None else "cpu"
-        noise = torch.randn(tuple(shape), generator=generator, device=at, dtype=torch.float32)
-    else:
-        if len(generator) != shape[0]:
-            raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}; give one for each sample")
-        noise = torch.stack(
-            [torch.randn(tuple(shape[1:]), generator=one, device=one.device, dtype=torch.float32) for one in generator]
-        )
-    return noise.to(device, dtype)

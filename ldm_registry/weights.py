@@ -104,10 +104,14 @@ def parse_config(component: type[Component], values: Mapping[str, Any], where: s
     except ValidationError as error:
         known = [*fields, *own]
         problems = [
-            f"{problem}; {did_you_mean(str(item['loc'][-1]), known)}" if item["type"] == "extra_forbidden" else problem
+            f"{problem}; {did_you_mean(str(item['loc'][-1]), known)}"
+            if item["type"] == "extra_forbidden"
+            else problem
             for item, problem in zip(error.errors(), problems_of(error), strict=True)
         ]
-        raise SpecError(f"{where}: invalid config for {component.kind} {component.name!r}", problems) from error
+        raise SpecError(
+            f"{where}: invalid config for {component.kind} {component.name!r}", problems
+        ) from error
 
 
 def problems_of(error: ValidationError) -> list[str]:
@@ -128,7 +132,7 @@ def verify(folder: Path, contract: Contract) -> None:
     for name, expected in contract.files.items():
         path = folder / name
         if Path(name).name != name:
-            problems.append(f"{ascii(name)}: a contract names files of its own folder only")
+            problems.append(f"{name!a}: a contract names files of its own folder only")
         elif not path.is_file():
             problems.append(f"{name}: missing")
         elif (got := path.stat().st_size) != expected.size:
@@ -160,7 +164,11 @@ def load_weights(component: Component, folder: Path) -> None:
         return
     path = _weights_file(folder)
     found = read_header(path)
-    mine = {name: entry for name, entry in found.items() if not name.startswith(component.sibling_prefixes or ("\0",))}
+    mine = {
+        name: entry
+        for name, entry in found.items()
+        if not name.startswith(component.sibling_prefixes or ("\0",))
+    }
     problems = [
         *(f"missing: {name} {list(expected[name])}" for name in expected.keys() - mine.keys()),
         *(f"unexpected: {name} {list(mine[name].shape)}" for name in mine.keys() - expected.keys()),
@@ -191,7 +199,9 @@ def _read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     ]
     if broken:
-        raise CheckpointError(f"{path} holds values that are not finite", broken, hint="the training diverged")
+        raise CheckpointError(
+            f"{path} holds values that are not finite", broken, hint="the training diverged"
+        )
     return tensors
 
 
@@ -227,7 +237,9 @@ def save_checkpoint(
             if name in tensors:
                 raise CheckpointError(f"{folder}: both halves have a tensor {name}")
             stored = tensor.detach().cpu()
-            tensors[name] = (stored.to(dtype) if dtype and stored.is_floating_point() else stored).contiguous().clone()
+            tensors[name] = (
+                (stored.to(dtype) if dtype and stored.is_floating_point() else stored).contiguous().clone()
+            )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONTRACT).unlink(missing_ok=True)
     values = config.model_dump(mode="json", by_alias=True)
@@ -283,6 +295,10 @@ def _weights_file(folder: Path) -> Path:
 
 def _what_is_there(folder: Path) -> str:
     if not folder.is_dir():
-        near = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+        near = (
+            [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+            if folder.parent.is_dir()
+            else []
+        )
         return f"there is no folder {folder}; {did_you_mean(folder.name, near)}"
     return f"{folder} holds {', '.join(sorted(entry.name for entry in folder.iterdir())[:12]) or 'nothing'}"

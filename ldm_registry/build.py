@@ -1,0 +1,209 @@
+"""One stage of a spec: on the meta device first, then made real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ldm_registry.contracts import Contract
+from ldm_registry.errors import ContractError, NotFoundError, PluginError, SpecError
+from ldm_registry.interfaces import Component, ComponentConfig, Fittable, NoiseSchedule, Trained
+from ldm_registry.registry import Registry
+from ldm_registry.spec import DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.vocabulary import Kind
+from ldm_registry.weights import load_weights, parse_config, read_config, read_contract, verify
+
+AnyStage = StageSpec | DenoiserSpec | SchedulerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A stage on the meta device, with what is needed to make it real.
+
+    Attributes:
+        component: Without memory.
+        arguments: What its class is built from.
+        folder: Its checkpoint, if it has one.
+        contract: Of the checkpoint, if it has one.
+    """
+
+    component: Component
+    arguments: tuple[Any, ...]
+    folder: Path | None
+    contract: Contract | None
+
+    def lacks_weights(self) -> str | None:
+        """The problem, where the stage has tensors and nothing to fill them from."""
+        if self.folder is not None or not self.component.state_dict():
+            return None
+        count = sum(tensor.numel() for tensor in self.component.state_dict().values())
+        return (
+            f"{self.component.kind} {self.component.name!r} has {count:,} weights and no checkpoint; "
+            f"say `checkpoint:` or train it with `ldm train`"
+        )
+
+    def materialise(self, stage: AnyStage, *, init_seed: int | None) -> Component:
+        """Fill the component: from its checkpoint, else from a seed; then move it where the spec says.
+
+        Args:
+            stage: The spec of the stage: device and dtype.
+            init_seed: Of the random weights of a stage that has no checkpoint.
+
+        Raises:
+            LdmError: As `load_weights`; PluginError when tensors stay without memory.
+        """
+        if self.folder is not None and self.component.state_dict():
+            if self.contract is not None:
+                verify(self.folder, self.contract)
+            component = self.component
+            load_weights(component, self.folder)
+        else:
+            component = fresh(type(self.component), self.arguments, init_seed or 0)
+        left = [name for name, tensor in _tensors(component) if tensor.is_meta]
+        if left:
+            raise PluginError(
+                f"{component.kind} {component.name!r} leaves tensors on the meta device",
+                left,
+                hint='constant tables need an explicit device="cpu" when they are built',
+            )
+        dtype = getattr(torch, stage.dtype) if stage.dtype is not None else torch.float32
+        component.to(device=torch.device(stage.device or "cpu"), dtype=dtype)
+        return component.eval().requires_grad_(False)
+
+
+def fresh(component: type[Component], arguments: tuple[Any, ...], seed: int) -> Component:
+    """A component with its own random initialisation, from a seed; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return component(*arguments)
+
+
+def build(
+    kind: Kind,
+    stage: AnyStage,
+    registry: Registry,
+    *,
+    schedule: NoiseSchedule | None = None,
+    tokens: int | None = None,
+) -> Built:
+    """One stage of a spec on the meta device.
+
+    Args:
+        kind: Which stage.
+        stage: Its part of the spec.
+        registry: Where it comes from.
+        schedule: For a scheduler: the noise schedule that it steps through.
+        tokens: For a scheduler: how many patches the denoiser sees.
+
+    Raises:
+        LdmError: As `assemble`.
+    """
+    component = registry.get(kind, stage.use)
+    checkpoint = getattr(stage, "checkpoint", None)
+    folder = _local(checkpoint) if checkpoint else None
+    contract = read_contract(folder) if folder else None
+    if contract is not None and contract.components.get(kind) != stage.use:
+        raise ContractError(
+            f"{folder} is a checkpoint of {dict(contract.components)}, not of {kind} {stage.use!r}",
+            hint="name the component that the checkpoint is for, or another checkpoint",
+        )
+    arguments: tuple[Any, ...] = (config_of(component, stage, folder),)
+    if kind is Kind.DENOISER:
+        arguments += (_trained(component, stage, contract, registry),)
+    elif kind is Kind.SCHEDULER:
+        arguments += (schedule, tokens)
+    with torch.device("meta"):
+        return Built(component(*arguments), arguments, folder, contract)
+
+
+def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> NoiseSchedule:
+    """A noise schedule from its registered name and config.
+
+    Raises:
+        LdmError: As `assemble`.
+    """
+    component = registry.get(Kind.SCHEDULE, name)
+    schedule = component(parse_config(component, config, f"schedule {name}"))  # type: ignore[call-arg]  # nn.Module's
+    return cast(NoiseSchedule, schedule)
+
+
+def config_of(component: type[Component], stage: AnyStage, folder: Path | None) -> ComponentConfig:
+    """The config of a stage: from its checkpoint, which the spec may repeat but not contradict, or the spec.
+
+    Raises:
+        SpecError: It is not valid, or the spec and the checkpoint differ.
+    """
+    where = f"{component.kind} {stage.use!r}"
+    if folder is None:
+        return parse_config(component, stage.config, where)
+    config = parse_config(component, read_config(folder), str(folder / "config.json"))
+    if not stage.config:
+        return config
+    stated = parse_config(component, {**config.model_dump(by_alias=True), **stage.config}, where)
+    differing = [
+        f"{key}: the spec says {getattr(stated, key)!r}, the checkpoint {getattr(config, key)!r}"
+        for key in type(config).model_fields
+        if getattr(stated, key) != getattr(config, key)
+    ]
+    if differing:
+        raise SpecError(f"{where} contradicts its checkpoint {folder}", differing, hint="leave out `config:`")
+    return config
+
+
+def _trained(
+    component: type[Component], stage: DenoiserSpec, contract: Contract | None, registry: Registry
+) -> Trained | None:
+    said, promised = stage.trained, None
+    if contract is not None and contract.prediction is not None and contract.schedule is not None:
+        promised = TrainedSpec.model_validate(
+            {
+                "prediction": contract.prediction,
+                "schedule": dict(contract.schedule),
+                "time_scale": contract.time_scale or 1.0,
+            }
+        )
+    if said is not None and promised is not None and said != promised:
+        raise ContractError(
+            f"denoiser {stage.use!r}: the spec's `trained:` contradicts the contract of {stage.checkpoint}",
+            [
+                f"the spec says {said.model_dump(mode='json')}",
+                f"the contract {promised.model_dump(mode='json')}",
+            ],
+            hint="leave out `trained:`",
+        )
+    trained = said or promised
+    if trained is None:
+        if issubclass(component, Fittable):
+            return None
+        raise SpecError(
+            f"denoiser {stage.use!r} does not say how it was trained, and its checkpoint has no contract",
+            hint="add `trained: {prediction: epsilon, schedule: {name: scaled_linear, ...}}` to the denoiser",
+        )
+    return Trained(
+        trained.prediction,
+        build_schedule(trained.schedule.name, trained.schedule.config, registry),
+        trained.time_scale,
+    )
+
+
+def _local(checkpoint: str) -> Path:
+    if checkpoint.startswith("hf://"):
+        raise NotFoundError(
+            f"{checkpoint}: only local checkpoints can be used so far", hint="download the folder first"
+        )
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        siblings = sorted(entry.name for entry in folder.parent.iterdir()) if folder.parent.is_dir() else []
+        raise NotFoundError(
+            f"checkpoint {folder} does not exist", hint=f"beside it: {', '.join(siblings) or 'nothing'}"
+        )
+    return folder
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
