@@ -53,8 +53,8 @@ class ResnetBlock(nn.Module):
         """[B, in_channels, H, W] to [B, out_channels, H, W]."""
         h = self.conv1(self.nonlinearity(self.norm1(x)))
         h = self.conv2(self.nonlinearity(self.norm2(h)))
-        skip: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return skip + h
+        out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+        return out
 
 
 @final
@@ -80,8 +80,9 @@ class Attention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         )
-        out: Tensor = self.to_out[0](mixed)
-        return x + out.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
+        mixed = self.to_out[0](mixed).squeeze(1).transpose(1, 2)
+        out: Tensor = x + mixed.view(x.shape)
+        return out
 
 
 @final

@@ -25,6 +25,7 @@ class KLDecoder(Decoder):
     Config = KLVAEConfig
     sibling_prefixes = ("encoder.", "quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
+    config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:
         super().__init__()

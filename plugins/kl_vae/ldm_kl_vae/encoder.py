@@ -27,6 +27,7 @@ class KLEncoder(Encoder):
     Config = KLVAEConfig
     sibling_prefixes = ("decoder.", "post_quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
+    config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:
         super().__init__()

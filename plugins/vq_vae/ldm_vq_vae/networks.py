@@ -1,0 +1,81 @@
+"""The two convolutional networks: pixels to features, and features to pixels.
+
+Rombach et al. 2022, appendix G ("Details on Autoencoder Models"); the layout is that of diffusers 0.42.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import final
+
+from torch import Tensor, nn
+
+from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock
+from ldm_vq_vae.config import VQVAEConfig
+from ldm_vq_vae.norms import Norms, normalise
+
+
+@final
+class EncoderNetwork(nn.Module):
+    """Pixels to features."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        widths, activation, norms = config.block_out_channels, config.act_fn, Norms(config.norm_num_groups)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(
+                before, width, config.layers_per_block, norms, activation, downsample=i < len(widths) - 1
+            )
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.mid_block = MidBlock(widths[-1], norms, activation, attention=config.mid_block_add_attention)
+        self.conv_norm_out = norms.layer(widths[-1])
+        self.conv_act = nn.SiLU()
+        self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, in_channels, H, W] to [B, latent_channels, H / stride, W / stride]."""
+        h = self.conv_in(image)
+        for block in self.down_blocks:
+            h = block(h)
+        h = self.mid_block(h)
+        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        return out
+
+
+@final
+class DecoderNetwork(nn.Module):
+    """Features to pixels."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        widths, activation = config.block_out_channels[::-1], config.act_fn
+        norms = Norms(config.norm_num_groups, config.code_channels if config.norm_type == "spatial" else None)
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], norms, activation, attention=config.mid_block_add_attention)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(
+                before, width, config.layers_per_block + 1, norms, activation, upsample=i < len(widths) - 1
+            )
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.conv_norm_out = norms.layer(widths[-1])
+        self.conv_act = nn.SiLU()
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, features: Tensor, code: Tensor | None = None) -> Tensor:
+        """Decode features to pixels.
+
+        Args:
+            features: [B, latent_channels, h, w].
+            code: The quantised latent [B, code_channels, h, w] for spatial norms, else None.
+
+        Returns:
+            [B, out_channels, h * stride, w * stride].
+        """
+        h = self.mid_block(self.conv_in(features), code)
+        for block in self.up_blocks:
+            h = block(h, code)
+        out: Tensor = self.conv_out(self.conv_act(normalise(self.conv_norm_out, h, code)))
+        return out
