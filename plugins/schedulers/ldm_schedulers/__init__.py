@@ -16,11 +16,23 @@ from ldm_schedulers.discrete import (
     SquaredCosSchedule,
     TrainedBetasSchedule,
 )
+from ldm_schedulers.dpmpp import DPMpp2M
+from ldm_schedulers.euler import Euler, EulerAncestral, FlowEuler
+from ldm_schedulers.heun import EDMHeun, FlowHeun, Heun
+from ldm_schedulers.pndm import PNDM
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "PNDM",
     "CosineSchedule",
+    "DPMpp2M",
+    "EDMHeun",
+    "Euler",
+    "EulerAncestral",
+    "FlowEuler",
+    "FlowHeun",
+    "Heun",
     "LinearSchedule",
     "RectifiedFlowSchedule",
     "ScaledLinearSchedule",
@@ -47,4 +59,12 @@ def register_components() -> Sequence[type[Component]]:
         RectifiedFlowSchedule,
         DDPM,
         DDIM,
+        Euler,
+        EulerAncestral,
+        Heun,
+        DPMpp2M,
+        PNDM,
+        FlowEuler,
+        FlowHeun,
+        EDMHeun,
     ]

@@ -13,11 +13,14 @@ Nothing is divided by alpha, so a first level without signal works.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
-from ldm_registry.interfaces import NoiseLevels
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, Step, randn
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +73,32 @@ class Move:
 
 def moves(levels: NoiseLevels) -> list[Move]:
     """The N moves between N + 1 levels: numbers, so that no step waits for a device."""
-    alpha, sigma = levels.alpha.tolist(), levels.sigma.tolist()
-    return [Move(*ends) for ends in zip(alpha, sigma, alpha[1:], sigma[1:], strict=False)]
+    pairs = zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
+    return [Move(*before, *after) for before, after in pairwise(pairs)]
+
+
+def walk(
+    levels: NoiseLevels,
+    config: SamplerConfig,
+    stds: Sequence[float],
+    denoise: Denoise,
+    z: Tensor,
+    generator: Generators | None,
+) -> Iterator[Step]:
+    """Take every move with a given amount of fresh noise, one call of `denoise` each.
+
+    Args:
+        levels: N + 1.
+        config: Limits the clean estimate.
+        stds: Of the noise that each of the N steps adds.
+        denoise: Gives the clean estimate.
+        z: [B, C, H, W] at the first level.
+        generator: Of the noise.
+    """
+    z = at_least_float32(z)
+    for index, (move, std) in enumerate(zip(moves(levels), stds, strict=True)):
+        x0 = estimate(denoise, z, levels[index], config).x0
+        z = move.mean(z, x0, std)
+        if std > 0:
+            z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
+        yield Step(index, levels[index + 1], z, x0)

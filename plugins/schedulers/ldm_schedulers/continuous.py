@@ -77,6 +77,7 @@ class VPSchedule(NoiseSchedule):
 
     name = "vp"
     Config = VPConfig
+    config: VPConfig
     scaling = Scaling.VP
     steps = None
 
@@ -110,6 +111,7 @@ class VESchedule(NoiseSchedule):
 
     name = "ve"
     Config = VEConfig
+    config: VEConfig
     scaling = Scaling.VE
     steps = None
     time_range = (0.0, 1.0)
@@ -138,6 +140,7 @@ class CosineSchedule(NoiseSchedule):
 
     name = "cosine"
     Config = CosineConfig
+    config: CosineConfig
     scaling = Scaling.VP
     steps = None
     time_range = (0.0, 1.0)
@@ -170,6 +173,7 @@ class RectifiedFlowSchedule(NoiseSchedule):
 
     name = "rectified_flow"
     Config = RectifiedFlowConfig
+    config: RectifiedFlowConfig
     scaling = Scaling.FLOW
     steps = None
     time_range = (0.0, 1.0)

@@ -37,6 +37,7 @@ class DDIM(Scheduler):
 
     name = "ddim"
     Config = DDIMConfig
+    config: DDIMConfig
 
     def __init__(self, config: DDIMConfig, schedule: NoiseSchedule, tokens: int | None = None) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, final
 
@@ -24,7 +25,7 @@ from ldm_schedulers import spacing
 from ldm_schedulers.ancestral import Move, moves
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
-_LEAST_VARIANCE = 1e-20
+_LEAST_STD = 1e-10
 """Below it the logarithm of a variance is not worth taking; the same bound as diffusers'."""
 
 
@@ -52,6 +53,7 @@ class DDPM(Scheduler):
 
     name = "ddpm"
     Config = DDPMConfig
+    config: DDPMConfig
     stochastic = True
 
     def __init__(self, config: DDPMConfig, schedule: NoiseSchedule, tokens: int | None = None) -> None:
@@ -92,10 +94,10 @@ class DDPM(Scheduler):
             )
         learned = clean.variance.to(clean.x0.dtype)
         # Variances are those of the variance-preserving state; the step's own units may differ.
-        unit = (move.next_alpha**2 + move.next_sigma**2) ** 0.5
+        unit = math.hypot(move.next_alpha, move.next_sigma)
         if self.config.variance == "learned":
             return unit * learned.clamp(min=0.0).sqrt()
         share = 0.5 * (learned + 1.0)
-        low = max((move.posterior_std / unit) ** 2, _LEAST_VARIANCE) ** 0.5
-        high = max((move.forward_std / unit) ** 2, _LEAST_VARIANCE) ** 0.5
+        low = max(move.posterior_std / unit, _LEAST_STD)
+        high = max(move.forward_std / unit, _LEAST_STD)
         return unit * low * torch.pow(high / low, share)

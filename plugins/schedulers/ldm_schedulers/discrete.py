@@ -47,7 +47,9 @@ class TrainedBetasConfig(ComponentConfig):
         max_length=1_000_000,
         description="beta of each step, in (0, 1); the last may be 1, which leaves no signal",
     )
-    rescale_zero_snr: bool = StepsConfig.model_fields["rescale_zero_snr"]
+    rescale_zero_snr: bool = Field(
+        default=False, description="rescale so that the last step holds no signal (Lin et al. 2024)"
+    )
 
     @model_validator(mode="after")
     def _betas_are_variances(self) -> TrainedBetasConfig:
@@ -63,6 +65,7 @@ class LinearSchedule(NoiseSchedule):
 
     name = "linear"
     Config = BetaRangeConfig
+    config: BetaRangeConfig
     scaling = Scaling.VP
 
     def __init__(self, config: BetaRangeConfig) -> None:
@@ -88,6 +91,7 @@ class ScaledLinearSchedule(NoiseSchedule):
 
     name = "scaled_linear"
     Config = BetaRangeConfig
+    config: BetaRangeConfig
     scaling = Scaling.VP
 
     def __init__(self, config: BetaRangeConfig) -> None:
@@ -113,6 +117,7 @@ class SquaredCosSchedule(NoiseSchedule):
 
     name = "squaredcos_cap_v2"
     Config = SquaredCosConfig
+    config: SquaredCosConfig
     scaling = Scaling.VP
 
     def __init__(self, config: SquaredCosConfig) -> None:
@@ -138,6 +143,7 @@ class SigmoidSchedule(NoiseSchedule):
 
     name = "sigmoid"
     Config = BetaRangeConfig
+    config: BetaRangeConfig
     scaling = Scaling.VP
 
     def __init__(self, config: BetaRangeConfig) -> None:
@@ -163,6 +169,7 @@ class TrainedBetasSchedule(NoiseSchedule):
 
     name = "trained_betas"
     Config = TrainedBetasConfig
+    config: TrainedBetasConfig
     scaling = Scaling.VP
 
     def __init__(self, config: TrainedBetasConfig) -> None:

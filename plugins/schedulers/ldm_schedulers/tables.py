@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -48,7 +49,7 @@ def alpha_bar_betas(alpha_bar: Callable[[float], float], steps: int, max_beta: f
         max_beta: Cap that keeps the last steps from removing all signal at once.
     """
     bars = [alpha_bar(step / steps) for step in range(steps + 1)]
-    betas = [min(1.0 - after / before, max_beta) for before, after in zip(bars, bars[1:], strict=False)]
+    betas = [min(1.0 - after / before, max_beta) for before, after in pairwise(bars)]
     return torch.tensor(betas, **DOUBLE)
 
 

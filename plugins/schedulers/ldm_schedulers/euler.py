@@ -1,0 +1,126 @@
+"""Euler's method on the probability-flow equation, its ancestral variant, and the flow-matching form.
+
+All three are `ancestral.walk` with their own amount of noise: in `z / alpha` over `sigma / alpha` (Karras et
+al. 2022) and in `z / (alpha + sigma)` over `sigma / (alpha + sigma)` (flow matching) an Euler step is the same
+affine map of `z` and x0, and it is the step of DDIM (Gao et al. 2024, "Diffusion meets flow matching").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+from pydantic import Field
+from torch import Tensor
+
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step
+from ldm_schedulers import spacing
+from ldm_schedulers.ancestral import moves, walk
+from ldm_schedulers.estimate import SamplerConfig
+
+
+class EulerConfig(SamplerConfig):
+    """Euler; 50 steps by default."""
+
+
+class EulerAncestralConfig(SamplerConfig):
+    """Euler with fresh noise at every step; 50 steps by default."""
+
+    eta: float = Field(
+        default=1.0, ge=0, le=1, description="fresh noise: 0 none (Euler) ... 1 the posterior's own std"
+    )
+
+
+class FlowEulerConfig(SamplerConfig):
+    """Euler along the velocity; 50 steps by default."""
+
+    stochastic_sampling: bool = Field(
+        default=False,
+        description="replace all noise by fresh noise at every step, as consistency models sample",
+    )
+
+
+@final
+class Euler(Scheduler):
+    """Algorithm 1 of Karras et al. 2022 without its correction and without churn. First order.
+
+    `levels().prior_std` is None: the start has the marginal of unit-variance data, which is right for every
+    schedule. diffusers starts its Euler from noise of std `sqrt(sigma_max**2 + 1)` for leading spacing and
+    `sigma_max` otherwise, in units of `z / alpha`: the same number for the former, and for the latter 0.2 % less
+    at the sigma_max of 14.6 of Stable Diffusion.
+    """
+
+    name = "euler"
+    Config = EulerConfig
+    config: EulerConfig
+    stochastic = False
+
+    def __init__(self, config: EulerConfig, schedule: NoiseSchedule, tokens: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self._levels = spacing.levels(config, schedule, tokens)
+
+    def levels(self) -> NoiseLevels:
+        """The N + 1 levels, noisiest first, in the schedule's own scaling."""
+        return self._levels
+
+    def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
+        """Walk from noise to data, one call of `denoise` a step; see `Scheduler.trajectory`."""
+        return walk(self._levels, self.config, [0.0] * (len(self._levels) - 1), denoise, z, generator)
+
+
+@final
+class EulerAncestral(Scheduler):
+    """Ancestral sampling as k-diffusion writes it: down to `sigma_down`, then noise of std `sigma_up`. First order.
+
+    The same step as DDIM with this eta; `levels().prior_std` as in `Euler`.
+    """
+
+    name = "euler-ancestral"
+    Config = EulerAncestralConfig
+    config: EulerAncestralConfig
+
+    def __init__(
+        self, config: EulerAncestralConfig, schedule: NoiseSchedule, tokens: int | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stochastic = config.eta > 0
+        self._levels = spacing.levels(config, schedule, tokens)
+
+    def levels(self) -> NoiseLevels:
+        """The N + 1 levels, noisiest first, in the schedule's own scaling."""
+        return self._levels
+
+    def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
+        """Walk from noise to data, one call of `denoise` a step; see `Scheduler.trajectory`."""
+        stds = [self.config.eta * move.posterior_std for move in moves(self._levels)]
+        return walk(self._levels, self.config, stds, denoise, z, generator)
+
+
+@final
+class FlowEuler(Scheduler):
+    """`z' = z + (t' - t) * velocity` (Alg. 1, Liu et al. 2023). First order.
+
+    Made for flow schedules, right for every one. The first level may hold no signal, as it does at t = 1.
+    """
+
+    name = "flow-euler"
+    Config = FlowEulerConfig
+    config: FlowEulerConfig
+
+    def __init__(self, config: FlowEulerConfig, schedule: NoiseSchedule, tokens: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.stochastic = config.stochastic_sampling
+        self._levels = spacing.levels(config, schedule, tokens)
+
+    def levels(self) -> NoiseLevels:
+        """The N + 1 levels, noisiest first, in the schedule's own scaling."""
+        return self._levels
+
+    def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
+        """Walk from noise to data, one call of `denoise` a step; see `Scheduler.trajectory`."""
+        fresh = 1.0 if self.config.stochastic_sampling else 0.0
+        stds = [fresh * move.next_sigma for move in moves(self._levels)]
+        return walk(self._levels, self.config, stds, denoise, z, generator)
