@@ -1,0 +1,98 @@
+"""What a UNet's config takes and refuses."""
+
+from __future__ import annotations
+
+import pytest
+from ldm_unet import UNetConfig
+from ldm_unet.config import DOWN_BLOCKS, UP_BLOCKS
+from pydantic import ValidationError
+
+from ldm_registry.errors import SpecError
+
+TWO = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+}
+
+
+def problems(**config: object) -> list[str]:
+    with pytest.raises(SpecError) as refusal:
+        UNetConfig.model_validate(TWO | config)
+    return list(refusal.value.problems)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "CrossAttnDownBlock2D",
+        "SimpleCrossAttnDownBlock2D",
+        "SkipDownBlock2D",
+        "AttnSkipDownBlock2D",
+        "KDownBlock2D",
+    ],
+)
+def test_a_block_that_is_not_built_is_refused_by_name_with_all_that_are(word: str) -> None:
+    (problem,) = problems(down_block_types=("DownBlock2D", word))
+    assert repr(word) in problem
+    assert all(known in problem for known in DOWN_BLOCKS)
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    found = problems(
+        up_block_types=("UpBlock", "SkipUpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        time_embedding_type="sinusoidal",
+        resnet_time_scale_shift="ada_group",
+        act_fn="tanh",
+        class_embed_type="projection",
+        downsample_type="fir",
+        upsample_type="fir",
+        out_channels=5,
+    )
+    assert len(found) == 10
+    assert all(known in found[0] for known in UP_BLOCKS)
+    assert "did you mean 'UpBlock2D'" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"block_out_channels": (32, 64, 96)}, "have 2, 2 and 3 entries"),
+        ({"block_out_channels": (32, 48)}, "has 48, not a multiple of norm_num_groups 32"),
+        ({"attention_head_dim": 64}, "has 32, less than attention_head_dim 64"),
+        ({"attn_norm_num_groups": 5}, "5 does not divide 64"),
+        ({"time_embedding_type": "learned"}, "needs num_train_timesteps"),
+        ({"null_class": 3}, "needs a class table"),
+        ({"null_class": 10, "num_class_embeds": 10}, "expected less than num_class_embeds 10"),
+        ({"null_class": 1, "num_class_embeds": 10, "class_embed_type": "identity"}, "needs a class table"),
+    ],
+    ids=str,
+)
+def test_sizes_that_contradict_one_another_are_refused(config: dict[str, object], message: str) -> None:
+    (problem,) = problems(**config)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"layers_per_block": 0}, {"downsample_padding": 2}, {"dropout": 1.0}, {"channels": 3}], ids=str
+)
+def test_values_out_of_range_and_unknown_keys_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        UNetConfig.model_validate(TWO | wrong)
+
+
+def test_the_own_key_is_written_with_an_underscore_and_survives_a_round_trip() -> None:
+    config = UNetConfig.model_validate(TWO | {"num_class_embeds": 10, "_null_class": 9})
+    document = config.model_dump(by_alias=True, mode="json")
+    assert document["_null_class"] == 9
+    assert UNetConfig.model_validate(document) == config
+
+
+def test_every_field_is_described() -> None:
+    assert all(field.description for field in UNetConfig.model_fields.values())
+
+
+def test_the_schema_for_editors_lists_the_words() -> None:
+    properties = UNetConfig.model_json_schema()["properties"]
+    assert "fourier" in properties["time_embedding_type"]["enum"]
