@@ -1,0 +1,5 @@
+from ldm_registry.training.job import Job
+
+
+def denoiser_stage(job: Job):
+    yield
