@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,6 @@ class Result:
 def conclude(command: Callable[[], Result | None], *, as_json: bool) -> int:
     """Run a command and print its end: data to stdout, everything else to stderr.
 
-    What a plugin or a library prints meanwhile goes to stderr, so that `--json` is exactly one document.
-
     Args:
         command: Returns its result, or None when it has printed all there is (a help text).
         as_json: Print one JSON document, also for an error.
@@ -43,8 +40,7 @@ def conclude(command: Callable[[], Result | None], *, as_json: bool) -> int:
         The exit code.
     """
     try:
-        with redirect_stdout(sys.stderr):
-            result = command()
+        result = command()
     except LdmError as error:
         _print_error(error.to_dict(), f"{type(error).__name__}: {error}", as_json)
         return error.exit_code

@@ -1,0 +1,46 @@
+"""Arguments that several commands share, and the spec that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldm_registry.vocabulary import STAGES
+
+if TYPE_CHECKING:
+    from ldm_registry.spec import PipelineSpec
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or the name of a bundled spec.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, also for an error.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of image 0, image i has seed + i; default: the spec's.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Of every stage, such as cpu or cuda; default: as the spec says."),
+]
+Images = Annotated[int, typer.Option("-n", min=1, max=100_000, help="How many images.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write even where something else lies already.")]
+
+
+def resolve(source: str, *, seed: int | None = None, device: str | None = None) -> PipelineSpec:
+    """The spec that a command line names, with what its options change.
+
+    Args:
+        source: File or bundled name.
+        seed: In place of the spec's.
+        device: In place of every stage's.
+
+    Raises:
+        LdmError: As `load_spec`.
+    """
+    from ldm_registry.spec import load_spec, swap
+
+    spec = load_spec(source)
+    changes: dict[str, Any] = {} if device is None else {f"{stage}_device": device for stage in STAGES}
+    if seed is not None:
+        changes["seed"] = seed
+    return swap(spec, **changes) if changes else spec

@@ -1,0 +1,133 @@
+"""Commands that make something of a spec: run, trace, compare, swap."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldm_registry.cli.arguments import Device, Images, Json, Output, Overwrite, Seed, Spec, resolve
+from ldm_registry.cli.outcome import Result
+from ldm_registry.cli.progress import shown
+
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        min=1,
+        max=100_000,
+        help="How many images; default: 16, rounded up so that each value of the condition comes up equally often.",
+    ),
+]
+
+
+def run(
+    spec: Spec,
+    output: Output,
+    n: Count = None,
+    seed: Seed = None,
+    device: Device = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images at once; default: all.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> Result:
+    """Make images: a file for each, a grid, and a record from which the run repeats to the bit.
+
+    SPEC may also be the run.json of an earlier run: it is repeated, and exit code 1 says that a pixel differs.
+    """
+    from ldm_registry.report.repetition import Plan, carry_out, repeat, usual_n
+    from ldm_registry.report.run_record import RECORD, claim_folder, summary
+
+    if Path(spec).name == RECORD:
+        plan = repeat(Path(spec))
+    else:
+        resolved = resolve(spec, seed=seed, device=device)
+        plan = Plan(resolved, n or usual_n(resolved), batch)
+    claim_folder(output, overwrite=overwrite)
+    document, differing = carry_out(plan, output, shown)
+    compared = {"repeats": plan.earlier is not None, "differing": differing}
+    return Result(
+        {**document, **compared}, summary(document, output, plan.earlier, differing), int(bool(differing))
+    )
+
+
+def trace(
+    spec: Spec,
+    n: Images = 1,
+    seed: Seed = None,
+    device: Device = None,
+    json: Json = False,
+) -> Result:
+    """Make one batch of images and report every event on the way: noise level, sizes, times."""
+    from ldm_registry.assemble import assemble
+    from ldm_registry.report.timing import events
+    from ldm_registry.report.trace import render, rows, to_document
+
+    happened = list(rows(shown(events(assemble(resolve(spec, seed=seed, device=device)), n))))
+    return Result(to_document(happened), render(happened))
+
+
+def compare(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="YAML files or names of bundled specs.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for the picture and the figures."),
+    ] = None,
+    n: Images = 6,
+    seed: Seed = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> Result:
+    """Run specs on the same seeds, each in a process of its own: one picture, one table of what they cost."""
+    from ldm_registry.report.comparison import compare as measured
+    from ldm_registry.report.comparison import render, to_document, write
+
+    named = [(Path(spec).stem, resolve(spec, device=device)) for spec in specs]
+    compared = []
+    for one in measured(named, n, seed):
+        print(f"{one.figures.spec}: {one.figures.image_ms:.0f} ms an image", file=sys.stderr)
+        compared.append(one)
+    document = to_document(compared)
+    lines = [render(compared)]
+    if output is not None:
+        lines.append(f"picture: {write(output, compared, document, overwrite=overwrite)}")
+    return Result(document, "\n".join(lines))
+
+
+def swap(
+    spec: Spec,
+    changes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STAGE=NAME...", help="Also STAGE=NAME:CHECKPOINT, STAGE=CHECKPOINT, STAGE.KEY=VALUE."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="NEW.yaml", help="File to write; default: stdout."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> Result:
+    """Exchange parts of a spec, check that the new ones fit, and write the new spec."""
+    from ldm_registry.registry import Registry
+    from ldm_registry.report.change import changed, write
+    from ldm_registry.report.fit import describe_fit
+    from ldm_registry.spec import dump_spec
+
+    pipe = changed(resolve(spec), changes, Registry.discover())
+    for warning in pipe.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    text = dump_spec(pipe.spec)
+    if output is not None:
+        text = write(output, pipe.spec, overwrite=overwrite)
+    document = {**describe_fit(pipe), "yaml": text, "file": str(output) if output else None}
+    return Result(document, f"wrote {output}" if output else text.rstrip("\n"))
+
+
+COMMANDS = (run, trace, compare, swap)

@@ -1,0 +1,3 @@
+"""`ldm train`."""
+
+COMMANDS = ()

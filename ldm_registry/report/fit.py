@@ -1,0 +1,105 @@
+"""Whether a spec's parts fit, and which other parts would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ldm_registry.assemble import assemble
+from ldm_registry.errors import LdmError
+from ldm_registry.pipeline import Pipeline
+from ldm_registry.registry import Registry
+from ldm_registry.report.tables import table
+from ldm_registry.spec import PipelineSpec, bundled_dir, spec_digest, swap
+from ldm_registry.vocabulary import STAGES, Kind
+from ldm_registry.weights import CONTRACT, read_contract
+
+
+def describe_fit(pipe: Pipeline) -> dict[str, Any]:
+    """A pipeline that fits, as a JSON document."""
+    return {
+        "spec": pipe.spec.source.stem if pipe.spec.source else None,
+        "spec_sha256": spec_digest(pipe.spec),
+        "fits": True,
+        "stages": {stage: _stage(pipe, stage) for stage in STAGES},
+        "latent_shape": list(pipe.latent_shape),
+        "levels": len(pipe.scheduler.levels()),
+        "warnings": list(pipe.warnings),
+    }
+
+
+def render(document: dict[str, Any]) -> str:
+    """The same for a terminal."""
+    rows = [
+        (
+            stage,
+            part["component"],
+            f"{part['parameters']:,}" if part["parameters"] else "",
+            part["checkpoint"] or "",
+        )
+        for stage, part in document["stages"].items()
+    ]
+    channels, height, width = document["latent_shape"]
+    lines = [
+        table(("stage", "component", "parameters", "checkpoint"), rows, right=(2,)),
+        f"fits: {document['levels'] - 1} steps over latents of {channels} x {height} x {width}",
+        *(f"warning: {warning}" for warning in document["warnings"]),
+    ]
+    return "\n".join(lines)
+
+
+def checkpoints(spec: PipelineSpec, kind: Kind, name: str) -> list[Path]:
+    """Folders beside the spec and among the bundled ones that hold weights of a component.
+
+    A folder whose contract cannot be read is passed over here; naming it says what is wrong with it.
+    """
+    beside = [spec.source.parent] if spec.source else []
+    found = {}
+    for parent in (*beside, bundled_dir()):
+        for path in sorted((parent / "checkpoints").glob(f"*/{CONTRACT}")):
+            try:
+                contract = read_contract(path.parent)
+            except LdmError:
+                continue
+            if contract is not None and contract.components.get(kind) == name:
+                found[path.parent.resolve()] = path.parent
+    return list(found.values())
+
+
+def alternatives(spec: PipelineSpec, stage: Kind, registry: Registry) -> list[str]:
+    """What could stand in one stage of a spec, everything else left as it is, as `ldm swap` takes it.
+
+    Args:
+        spec: One that fits.
+        stage: The stage to try others in.
+        registry: What there is.
+    """
+    return list(_alternatives(spec, stage, registry))
+
+
+def _alternatives(spec: PipelineSpec, stage: Kind, registry: Registry) -> Iterator[str]:
+    for name in registry.names(stage):
+        folders = checkpoints(spec, stage, name)
+        if _fits(spec, {stage: name}, registry):
+            yield name
+        for folder in folders:
+            if _fits(spec, {stage: name, f"{stage}_checkpoint": str(folder)}, registry):
+                yield f"{name}:{folder.parent.name}/{folder.name}"
+
+
+def _fits(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> bool:
+    try:
+        assemble(swap(spec, **changes), registry)
+    except LdmError:
+        return False
+    return True
+
+
+def _stage(pipe: Pipeline, stage: Kind) -> dict[str, Any]:
+    part, said = getattr(pipe, stage), getattr(pipe.spec, stage)
+    return {
+        "component": part.name,
+        "parameters": sum(parameter.numel() for parameter in part.parameters()),
+        "checkpoint": getattr(said, "checkpoint", None),
+    }

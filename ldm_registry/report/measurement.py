@@ -1,0 +1,146 @@
+"""What one spec costs: time, memory, parameters. `ldm compare` runs this module once for each spec.
+
+A process of its own makes the peak memory that of this spec and of nothing that ran before it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ldm_registry.assemble import assemble
+from ldm_registry.errors import LdmError
+from ldm_registry.pipeline import Pipeline, Stepped, placement
+from ldm_registry.report.timing import TimedRun, drain, events
+from ldm_registry.spec import PipelineSpec, load_spec
+
+MIB = 2**20
+PIXELS, ANSWER = "pixels.bin", "answer.json"
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The figures of one spec.
+
+    Attributes:
+        spec: Its name.
+        n: Images that were made at once.
+        values_per_image: Numbers that the denoiser works on for each image, C * H * W.
+        denoiser_parameters: Of the denoiser.
+        codec_parameters: Of encoder and decoder.
+        steps: Of the sampler.
+        denoiser_calls: For all n images together.
+        step_ms: Median wall time of one step for all n images together.
+        image_ms: Wall time of one image: sampling and decoding, divided by n.
+        decoder_ms: The decoder's share of it.
+        peak_memory_mib: Peak resident memory above that of the idle process with torch imported; on an
+            accelerator the peak that was allocated there. None where the system does not tell.
+        device: Of the denoiser.
+    """
+
+    spec: str
+    n: int
+    values_per_image: int
+    denoiser_parameters: int
+    codec_parameters: int
+    steps: int
+    denoiser_calls: int
+    step_ms: float
+    image_ms: float
+    decoder_ms: float
+    peak_memory_mib: float | None
+    device: str
+
+
+def measure(spec: PipelineSpec, name: str, n: int, seed: int | None) -> tuple[Measurement, TimedRun]:
+    """Make n images at once and say what that took. Only the first call in a process measures memory truly.
+
+    Args:
+        spec: What to run.
+        name: For the report.
+        n: Images.
+        seed: Of image 0; None takes the spec's.
+    """
+    idle = _resident("VmRSS")
+    _forget_peak()
+    pipe = assemble(spec)
+    _warm_up(pipe, n)
+    run = drain(events(pipe, n, seed=seed))
+    device = placement(pipe.denoiser)[0]
+    if device.type == "cuda":
+        memory: float | None = torch.cuda.max_memory_allocated(device) / MIB
+    else:
+        peak = _resident("VmHWM")
+        memory = None if idle is None or peak is None else peak - idle
+    channels, height, width = pipe.latent_shape
+    figures = Measurement(
+        spec=name,
+        n=n,
+        values_per_image=channels * height * width,
+        denoiser_parameters=_parameters(pipe.denoiser),
+        codec_parameters=_parameters(pipe.encoder) + _parameters(pipe.decoder),
+        steps=len(run.step_ms),
+        denoiser_calls=len(run.denoiser_ms),
+        step_ms=statistics.median(run.step_ms),
+        image_ms=(sum(run.step_ms) + sum(run.decoder_ms)) / n,
+        decoder_ms=sum(run.decoder_ms) / n,
+        peak_memory_mib=memory,
+        device=str(device),
+    )
+    return figures, run
+
+
+def _warm_up(pipe: Pipeline, n: int) -> None:
+    """The first call of a network pays for memory and for choosing kernels; it is not what is asked for."""
+    for event in pipe.trace(n):
+        if isinstance(event, Stepped):
+            break
+
+
+def _parameters(part: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def _resident(field: str) -> float | None:
+    """A field of the kernel's memory status in MiB; None where there is no such thing."""
+    if not _STATUS.is_file():
+        return None
+    found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else None
+
+
+def _forget_peak() -> None:
+    """Start the peak anew, so that what the imports took in passing does not count."""
+    if _CLEAR.exists():
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            return
+
+
+def main() -> int:
+    """Measure what a request file asks for; leave pixels and figures, or the error, in its folder."""
+    request_path = Path(sys.argv[1])
+    request, folder = json.loads(request_path.read_text(encoding="utf-8")), request_path.parent
+    torch.set_num_threads(request["threads"])
+    try:
+        spec = load_spec(folder / request["spec"])
+        figures, run = measure(spec, request["name"], request["n"], request["seed"])
+    except LdmError as error:
+        answer: dict[str, object] = error.to_dict()
+    else:
+        run.images.numpy().tofile(folder / PIXELS)
+        answer = {"figures": asdict(figures), "shape": list(run.images.shape), "seeds": list(run.seeds)}
+    (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
