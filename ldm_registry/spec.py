@@ -36,6 +36,7 @@ from ldm_registry.spec_paths import (
     has_scheme,
     shown,
 )
+from ldm_registry.spec_reference import json_schema
 from ldm_registry.spec_text import dump_spec, plain
 from ldm_registry.spec_values import FrozenMapping
 from ldm_registry.vocabulary import STAGES
@@ -55,6 +56,7 @@ __all__ = [
     "bundled_dir",
     "bundled_specs",
     "dump_spec",
+    "json_schema",
     "load_spec",
     "spec_digest",
     "swap",

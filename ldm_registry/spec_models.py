@@ -165,7 +165,7 @@ class DataSpec(_Frozen):
 class PipelineSpec(_Frozen):
     """A whole pipeline: four stages and what to make with them."""
 
-    version: Literal[1] = Field(default=1, description="Format of the file; 1")
+    version: Literal[1] = Field(default=1, description="Format of the file")
     image: ImageSpec = Field(description="The images that the pipeline makes")
     encoder: StageSpec = Field(description="Pixels to latents")
     denoiser: DenoiserSpec = Field(description="The network, or formula, that tells signal from noise")

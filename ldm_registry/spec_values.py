@@ -170,16 +170,16 @@ Checkpoint = Annotated[
     AfterValidator(_checkpoint),
     Field(
         description="Folder of weights, relative to this file, or `hf://org/name@<40-hex commit>`; "
-        "none for a part without weights"
+        "a part without weights has none"
     ),
 ]
 Device = Annotated[
     str | None,
     AfterValidator(_device),
-    Field(description="torch device, such as cpu or cuda:1; none takes the run's own"),
+    Field(description="torch device, such as cpu or cuda:1; where there is none, the run's own"),
 ]
 Precision = Annotated[
-    DType | None, Field(description="Floating-point type of this stage; none takes the run's own")
+    DType | None, Field(description="Floating-point type of this stage; where there is none, the run's own")
 ]
 ImageSize = Annotated[
     int | tuple[int, int],
