@@ -112,7 +112,7 @@ class VQDecoder(Decoder):
         Raises:
             CheckpointError: A name is unknown or a shape does not fit.
         """
-        self.quantize.upkeep.load(state, self.quantize.embedding.weight)
+        self.quantize.upkeep.load(state, self.config.code_channels)
 
     def _pixels(self, code: Tensor) -> Tensor:
         modulator = code if self.config.norm_type == "spatial" else None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_registry.errors import CheckpointError
 
@@ -24,8 +24,8 @@ USAGE_DECAY = 0.99
 
 
 @final
-class Upkeep(nn.Module):
-    """Running statistics of each code; empty until the first training step, and no part of the state dict.
+class Upkeep:
+    """Running statistics of each code. Not a module: they are no part of a checkpoint, and are never rounded.
 
     A code starts as if it had just been alive: one that the first batch does not choose is restarted at
     once, which spreads a fresh codebook over the data.
@@ -36,20 +36,20 @@ class Upkeep(nn.Module):
 
     Args:
         size: Number of codes.
+
+    Attributes:
+        count: Running number of vectors a batch, [size]; None until the first training step.
+        total: Running sum of those vectors, [size, C]; None where the codes learn by gradient.
     """
 
-    count: Tensor | None
-    total: Tensor | None
-
     def __init__(self, size: int) -> None:
-        super().__init__()
         self.size = size
-        self.register_buffer("count", None, persistent=False)
-        self.register_buffer("total", None, persistent=False)
+        self.count: Tensor | None = None
+        self.total: Tensor | None = None
 
     def follow_usage(self, counts: Tensor, decay: float = USAGE_DECAY) -> Tensor:
         """Update and return the running counts from those of a batch, [size]."""
-        before = self._alive_at_first(counts) if self.count is None else self.count
+        before = self._alive_at_first(counts) if self.count is None else self.count.to(counts)
         self.count = torch.lerp(counts, before, decay)
         return self.count
 
@@ -57,7 +57,7 @@ class Upkeep(nn.Module):
         """Move each code to the running mean of its vectors.
 
         `N <- decay N + (1 - decay) n`, `m <- decay m + (1 - decay) sum(z)`, `e = m / N` (van den Oord et al.
-        2017, appendix A.1, Eq. 6 to 8).
+        2017, appendix A.1).
 
         Args:
             weight: The codes, [size, C].
@@ -68,7 +68,9 @@ class Upkeep(nn.Module):
         Returns:
             The codes after the step, [size, C].
         """
-        before = self._alive_at_first(counts)[:, None] * weight if self.total is None else self.total
+        before = (
+            self._alive_at_first(counts)[:, None] * weight if self.total is None else self.total.to(weight)
+        )
         count = self.follow_usage(counts, decay)
         self.total = torch.lerp(sums, before, decay)
         # A count that has decayed to nothing says nothing about the mean; the code is restarted anyway.
@@ -108,17 +110,17 @@ class Upkeep(nn.Module):
         named = {"count": self.count, "total": self.total}
         return {name: value.clone() for name, value in named.items() if value is not None}
 
-    def load(self, state: Mapping[str, Tensor], like: Tensor) -> None:
+    def load(self, state: Mapping[str, Tensor], channels: int) -> None:
         """Take up what `state` gave.
 
         Args:
             state: From `state`.
-            like: The codes, [size, C]; gives the device.
+            channels: Numbers in a code.
 
         Raises:
             CheckpointError: A name is unknown or a shape does not fit.
         """
-        shapes = {"count": (self.size,), "total": tuple(like.shape)}
+        shapes = {"count": (self.size,), "total": (self.size, channels)}
         problems = [
             f"{name!r} is not a running statistic of a codebook" for name in sorted(set(state) - set(shapes))
         ]
@@ -131,8 +133,8 @@ class Upkeep(nn.Module):
             problems.append("count: missing, though total is there")
         if problems:
             raise CheckpointError("the training state of the codebook does not fit", problems)
-        self.count = state["count"].to(like.device, copy=True) if "count" in state else None
-        self.total = state["total"].to(like.device, copy=True) if "total" in state else None
+        self.count = state["count"].clone() if "count" in state else None
+        self.total = state["total"].clone() if "total" in state else None
 
     def _alive_at_first(self, counts: Tensor) -> Tensor:
         return torch.full_like(counts, DEAD_BELOW) * counts.sum() / self.size
