@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from pydantic import Field, model_validator
 
 from ldm_registry.errors import SpecError, did_you_mean
@@ -20,42 +18,46 @@ class DiTConfig(ComponentConfig):
         SpecError: With every unsupported value at once.
     """
 
-    num_attention_heads: int = Field(16, ge=1, description="attention heads in each block")
-    attention_head_dim: int = Field(72, ge=1, description="channels of one attention head")
-    in_channels: int = Field(4, ge=1, description="channels of the latent (3 in pixel space)")
+    num_attention_heads: int = Field(default=16, ge=1, description="attention heads in each block")
+    attention_head_dim: int = Field(default=72, ge=1, description="channels of one attention head")
+    in_channels: int = Field(default=4, ge=1, description="channels of the latent (3 in pixel space)")
     out_channels: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="channels put out: in_channels (also when null), or twice that with a learned variance",
     )
-    num_layers: int = Field(28, ge=1, description="transformer blocks")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout probability while training, [0, 1)")
-    norm_num_groups: int = Field(32, description="without effect; kept because diffusers writes it")
-    attention_bias: bool = Field(True, description="whether query, key and value have a bias")
-    sample_size: int = Field(
-        32, ge=1, description="side of the latents trained on, cells; fixes the position grid"
+    num_layers: int = Field(default=28, ge=1, description="transformer blocks")
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="dropout probability while training, [0, 1)"
     )
-    patch_size: int = Field(2, ge=1, description="side of a patch, latent cells")
+    norm_num_groups: int = Field(default=32, description="without effect; kept because diffusers writes it")
+    attention_bias: bool = Field(default=True, description="whether query, key and value have a bias")
+    sample_size: int = Field(
+        default=32, ge=1, description="side of the latents trained on, cells; fixes the position grid"
+    )
+    patch_size: int = Field(default=2, ge=1, description="side of a patch, latent cells")
     activation_fn: str = Field(
-        "gelu-approximate",
+        default="gelu-approximate",
         description="activation of the feed-forward layers",
         json_schema_extra={"enum": list(ACTIVATIONS)},
     )
     num_embeds_ada_norm: int = Field(
-        1000, ge=1, description="number of classes; the label of this number is null"
+        default=1000, ge=1, description="number of classes; the label of this number is null"
     )
     upcast_attention: bool = Field(
-        False, description="without effect on fused attention; kept for interchange"
+        default=False, description="without effect on fused attention; kept for interchange"
     )
     norm_type: str = Field(
-        "ada_norm_zero", description="how time and class enter", json_schema_extra={"enum": list(NORM_TYPES)}
+        default="ada_norm_zero",
+        description="how time and class enter",
+        json_schema_extra={"enum": list(NORM_TYPES)},
     )
     norm_elementwise_affine: bool = Field(
-        False, description="whether the norm before the feed-forward has weights"
+        default=False, description="whether the norm before the feed-forward has weights"
     )
-    norm_eps: float = Field(1e-5, gt=0.0, description="epsilon of the norm before the feed-forward")
+    norm_eps: float = Field(default=1e-5, gt=0.0, description="epsilon of the norm before the feed-forward")
     time_freq_shift: float = Field(
-        1.0,
+        default=1.0,
         alias="_time_freq_shift",
         description="shift of the time embedding's frequencies: 1 as diffusers has it, 0 as the original DiT",
     )
@@ -76,7 +78,7 @@ class DiTConfig(ComponentConfig):
         return self.predicted_channels == 2 * self.in_channels
 
     @model_validator(mode="after")
-    def _refuse_what_is_not_built(self) -> Self:
+    def _refuse_what_is_not_built(self) -> DiTConfig:
         problems = []
         if self.norm_type not in NORM_TYPES:
             problems.append(f"norm_type is {self.norm_type!r}; {did_you_mean(self.norm_type, NORM_TYPES)}")

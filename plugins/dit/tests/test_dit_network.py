@@ -46,14 +46,19 @@ def test_a_fresh_network_puts_out_exactly_zero(trained: Trained, level: Level) -
 def test_a_fresh_network_draws_its_weights_as_the_paper_does(trained: Trained) -> None:
     torch.manual_seed(0)
     config = DiTConfig(num_attention_heads=4, attention_head_dim=32, num_layers=1, sample_size=8)
-    network = DiT(config, trained).requires_grad_(False)
-    block = network.transformer_blocks[0]
+    weights = DiT(config, trained).state_dict()
+    block = "transformer_blocks.0"
     xavier = math.sqrt(2 / (128 + 128))
-    assert float(block.attn1.to_q.weight.std()) == pytest.approx(xavier, rel=0.05)
-    assert float(block.norm1.emb.class_embedder.embedding_table.weight.std()) == pytest.approx(0.02, rel=0.05)
-    assert float(block.norm1.emb.timestep_embedder.linear_1.weight.std()) == pytest.approx(0.02, rel=0.05)
-    assert not block.norm1.linear.weight.any()
-    assert not block.ff.net[2].bias.any()
+    assert float(weights[f"{block}.attn1.to_q.weight"].std()) == pytest.approx(xavier, rel=0.05)
+    embedders = f"{block}.norm1.emb"
+    assert float(weights[f"{embedders}.class_embedder.embedding_table.weight"].std()) == pytest.approx(
+        0.02, rel=0.05
+    )
+    assert float(weights[f"{embedders}.timestep_embedder.linear_1.weight"].std()) == pytest.approx(
+        0.02, rel=0.05
+    )
+    assert not weights[f"{block}.norm1.linear.weight"].any()
+    assert not weights[f"{block}.ff.net.2.bias"].any()
 
 
 def test_the_same_seed_builds_the_same_network(trained: Trained) -> None:
@@ -181,8 +186,8 @@ def test_without_attention_each_patch_of_an_oblong_latent_answers_for_itself(
     build: Build, level: Level
 ) -> None:
     network = build().double()
-    for block in network.transformer_blocks:
-        torch.nn.init.zeros_(block.attn1.to_v.weight)
+    for index in range(network.config.num_layers):
+        torch.nn.init.zeros_(network.get_parameter(f"transformer_blocks.{index}.attn1.to_v.weight"))
     z = latent(1, height=4, width=10)
     before = network(z, level(200.0), {}).prediction
     z[:, :, 2:4, 6:8] += 1.0

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ldm_registry.interfaces import NoiseLevel
 
-pytest.importorskip("diffusers")
-from diffusers import DiTTransformer2DModel
-from diffusers.models import embeddings
+DiTTransformer2DModel = pytest.importorskip("diffusers").DiTTransformer2DModel
+embeddings = pytest.importorskip("diffusers.models.embeddings")
 
 CONFIGS: list[dict[str, Any]] = [
     {},
@@ -53,7 +52,7 @@ def features_in_float64(
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def reference(network: DiT) -> DiTTransformer2DModel:
+def reference(network: DiT) -> Any:
     """The same network as diffusers builds it, with the same weights."""
     config = network.config.model_dump(exclude={"time_freq_shift"})
     model = DiTTransformer2DModel(**config).eval()

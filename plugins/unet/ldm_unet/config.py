@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -55,82 +55,90 @@ class UNetConfig(ComponentConfig):
     """
 
     sample_size: int | tuple[int, int] | None = Field(
-        None, description="side of the latents trained on, cells; a note"
+        default=None, description="side of the latents trained on, cells; a note"
     )
-    in_channels: int = Field(3, ge=1, description="channels of the latent (3 in pixel space)")
+    in_channels: int = Field(default=3, ge=1, description="channels of the latent (3 in pixel space)")
     out_channels: int = Field(
-        3, ge=1, description="channels put out: in_channels, or twice that with a variance"
+        default=3, ge=1, description="channels put out: in_channels, or twice that with a variance"
     )
     center_input_sample: bool = Field(
-        False, description="whether the input is mapped from [0, 1] to [-1, 1] first"
+        default=False, description="whether the input is mapped from [0, 1] to [-1, 1] first"
     )
     time_embedding_type: str = Field(
-        "positional", description="how time is expanded", json_schema_extra=_words(TIME_EMBEDDINGS)
+        default="positional", description="how time is expanded", json_schema_extra=_words(TIME_EMBEDDINGS)
     )
     time_embedding_dim: int | None = Field(
-        None, ge=1, description="channels of the time embedding; null means 4 * block_out_channels[0]"
+        default=None, ge=1, description="channels of the time embedding; null means 4 * block_out_channels[0]"
     )
     freq_shift: int = Field(
-        0, ge=0, description="shift of the sinusoids' frequencies; 1 in the DDPM checkpoints"
+        default=0, ge=0, description="shift of the sinusoids' frequencies; 1 in the DDPM checkpoints"
     )
-    flip_sin_to_cos: bool = Field(True, description="whether cosines come before sines")
+    flip_sin_to_cos: bool = Field(default=True, description="whether cosines come before sines")
     down_block_types: tuple[str, ...] = Field(
-        ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        default=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         min_length=1,
         description=f"a stage for each resolution, finest first: {', '.join(DOWN_BLOCKS)}",
     )
     mid_block_type: str | None = Field(
-        "UNetMidBlock2D", description="the bottleneck: UNetMidBlock2D, or null for none"
+        default="UNetMidBlock2D", description="the bottleneck: UNetMidBlock2D, or null for none"
     )
     up_block_types: tuple[str, ...] = Field(
-        ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        default=("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         min_length=1,
         description=f"a stage for each resolution, coarsest first: {', '.join(UP_BLOCKS)}",
     )
     block_out_channels: tuple[int, ...] = Field(
-        (224, 448, 672, 896), min_length=1, description="channels of each resolution, finest first"
+        default=(224, 448, 672, 896), min_length=1, description="channels of each resolution, finest first"
     )
-    layers_per_block: int = Field(2, ge=1, description="residual blocks in each stage on the way down")
+    layers_per_block: int = Field(
+        default=2, ge=1, description="residual blocks in each stage on the way down"
+    )
     mid_block_scale_factor: float = Field(
-        1.0, gt=0.0, description="what the bottleneck's residual sums are divided by"
+        default=1.0, gt=0.0, description="what the bottleneck's residual sums are divided by"
     )
     downsample_padding: int = Field(
-        1, ge=0, le=1, description="zeros around a downsampling's input; 0: right and below"
+        default=1, ge=0, le=1, description="zeros around a downsampling's input; 0: right and below"
     )
     downsample_type: str = Field(
-        "conv", description="downsampling of AttnDownBlock2D", json_schema_extra=_words(RESAMPLINGS)
+        default="conv", description="downsampling of AttnDownBlock2D", json_schema_extra=_words(RESAMPLINGS)
     )
     upsample_type: str = Field(
-        "conv", description="upsampling of AttnUpBlock2D", json_schema_extra=_words(RESAMPLINGS)
+        default="conv", description="upsampling of AttnUpBlock2D", json_schema_extra=_words(RESAMPLINGS)
     )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout probability while training, [0, 1)")
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="dropout probability while training, [0, 1)"
+    )
     act_fn: str = Field(
-        "silu", description="activation of the residual blocks", json_schema_extra=_words(ACTIVATIONS)
+        default="silu", description="activation of the residual blocks", json_schema_extra=_words(ACTIVATIONS)
     )
     attention_head_dim: int | None = Field(
-        8, ge=1, description="channels of one attention head; null: a single head"
+        default=8, ge=1, description="channels of one attention head; null: a single head"
     )
-    norm_num_groups: int = Field(32, ge=1, description="groups of the group norms")
+    norm_num_groups: int = Field(default=32, ge=1, description="groups of the group norms")
     attn_norm_num_groups: int | None = Field(
-        None, ge=1, description="groups of the norm before the bottleneck's attention; null: norm_num_groups"
+        default=None,
+        ge=1,
+        description="groups of the norm before the bottleneck's attention; null: norm_num_groups",
     )
-    norm_eps: float = Field(1e-5, gt=0.0, description="epsilon of the group norms")
+    norm_eps: float = Field(default=1e-5, gt=0.0, description="epsilon of the group norms")
     resnet_time_scale_shift: str = Field(
-        "default",
+        default="default",
         description="how time enters a residual block: added, or as scale and shift of the second norm",
         json_schema_extra=_words(TIME_SHIFTS),
     )
-    add_attention: bool = Field(True, description="whether the bottleneck has an attention")
+    add_attention: bool = Field(default=True, description="whether the bottleneck has an attention")
     class_embed_type: str | None = Field(
-        None,
+        default=None,
         description="how a class enters: null: a table of num_class_embeds, timestep: a number, identity: a vector",
     )
     num_class_embeds: int | None = Field(
-        None, ge=1, description="rows of the class table, a null row included"
+        default=None, ge=1, description="rows of the class table, a null row included"
     )
-    num_train_timesteps: int | None = Field(None, ge=1, description="rows of a learned time table, steps")
+    num_train_timesteps: int | None = Field(
+        default=None, ge=1, description="rows of a learned time table, steps"
+    )
     null_class: int | None = Field(
-        None,
+        default=None,
         ge=0,
         alias="_null_class",
         description="the label that stands for no class; null where none was trained",
@@ -159,7 +167,7 @@ class UNetConfig(ComponentConfig):
         return self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
 
     @model_validator(mode="after")
-    def _refuse_what_is_not_built(self) -> Self:
+    def _refuse_what_is_not_built(self) -> UNetConfig:
         problems = [*self._wrong_words(), *self._wrong_sizes(), *self._wrong_classes()]
         if problems:
             raise SpecError("the config of denoiser 'unet' is not valid", problems)

@@ -120,7 +120,7 @@ class UNet(Denoiser):
             value = self._null(name, z)
         value = value.to(z.device)
         if self.config.class_embed_type == "timestep":
-            value = self.time_proj(value, like)
+            value = self.time_proj(value if value.is_floating_point() else value.float(), like)
         label: Tensor = self.class_embedding(value)
         return embedding + label.to(embedding.dtype)
 

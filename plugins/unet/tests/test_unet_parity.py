@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ldm_registry.interfaces import NoiseLevel
 
-pytest.importorskip("diffusers")
-from diffusers import UNet2DModel
-from diffusers.models import embeddings
+UNet2DModel = pytest.importorskip("diffusers").UNet2DModel
+embeddings = pytest.importorskip("diffusers.models.embeddings")
 
 CONFIGS: list[dict[str, Any]] = [
     {},
@@ -62,7 +61,7 @@ def features_in_float64(
     return torch.cat([angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()], dim=1)
 
 
-def reference(network: UNet) -> UNet2DModel:
+def reference(network: UNet) -> Any:
     """The same network as diffusers builds it, with the same weights."""
     model = UNet2DModel(**network.config.model_dump(exclude={"null_class"})).eval()
     model.load_state_dict(network.state_dict())
