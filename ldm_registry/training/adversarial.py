@@ -62,4 +62,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, image: Tensor) 
     """
     (pull,) = torch.autograd.grad(reconstruction, image, retain_graph=True)
     (push,) = torch.autograd.grad(adversarial, image, retain_graph=True)
-    return (pull.norm() / (push.norm() + 1e-6)).clamp(max=LARGEST_WEIGHT).detach()
+    weight: Tensor = pull.norm() / (push.norm() + 1e-6)
+    return weight.clamp(max=LARGEST_WEIGHT).detach()

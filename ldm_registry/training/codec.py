@@ -154,12 +154,12 @@ def _pass(
         )
         total = total + settings.adversarial * weight * fooling
         losses["adversarial"] = fooling.detach()
-    state.scaler.scale(total / settings.accumulate).backward()
+    state.scaler.scale(total / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's stubs
     if playing:
         critic = cast(nn.Module, critic).requires_grad_(True)
         with autocast(settings, device):
             telling = hinge_loss(critic(pixels).float(), critic(made.image.detach()).float())
-        state.scaler.scale(telling / settings.accumulate).backward()
+        state.scaler.scale(telling / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's stubs
         losses["discriminator"] = telling.detach()
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in losses.items()}
 

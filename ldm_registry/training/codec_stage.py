@@ -6,24 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
-import torch
-
 from ldm_registry.contracts import Contract, SelfTest
 from ldm_registry.data import to_unit
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Component, Decoder, Encoder, TrainableEncoder
+from ldm_registry.interfaces import Decoder, Encoder, TrainableEncoder
 from ldm_registry.training import self_test
 from ldm_registry.training.card import model_card, training_facts
 from ldm_registry.training.codec import train_codec
 from ldm_registry.training.construct import codec_of, initialise
 from ldm_registry.training.job import Job
 from ldm_registry.training.progress import Progress
+from ldm_registry.training.rebuild import SAVED_DTYPE, rebuilt, round_weights
 from ldm_registry.training.settings import CodecTraining
 from ldm_registry.training.state import read_notes
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import save_checkpoint
 
-SAVED_DTYPE = torch.float16
 CODEBOOK_IMAGES = 512
 GOLDEN_IMAGES = 2
 
@@ -74,10 +72,10 @@ def _save(
 ) -> dict[str, float]:
     """Normalise, measure what is stored, and store it; returns the main figures."""
     for half in (encoder, decoder):
-        _round(half)
+        round_weights(half)
     raw = self_test.latent_statistics(self_test.encoded(encoder, job.images.images, job.device))
     config = cast(TrainableEncoder, encoder).with_statistics(raw.mean, raw.std)
-    encoder, decoder = (_rebuilt(half, config, job.device) for half in (encoder, decoder))  # type: ignore[assignment]  # same classes
+    encoder, decoder = (rebuilt(half, config, job.device) for half in (encoder, decoder))  # type: ignore[assignment]  # same classes
     latents = self_test.encoded(encoder, job.validation.images, job.device)
     pixels = to_unit(job.validation.images)
     made = self_test.round_trip(encoder, decoder, pixels, job.device)
@@ -118,18 +116,3 @@ def _save(
         "dead_codes": test.dead_codes,
     }
     return {name: float(value) for name, value in figures.items() if value is not None}
-
-
-@torch.no_grad()
-def _round(part: Component) -> None:
-    """Round the weights to the type that they are stored in, so that what is measured is what is stored."""
-    for tensor in part.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.to(SAVED_DTYPE))
-
-
-def _rebuilt(part: Component, config: object, device: torch.device) -> Component:
-    """The same component under another config."""
-    other: Component = type(part)(config)  # type: ignore[call-arg]  # nn.Module's own signature
-    other.load_state_dict(part.state_dict())
-    return other.to(device).eval()

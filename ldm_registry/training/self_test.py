@@ -58,7 +58,7 @@ def round_trip(encoder: Encoder, decoder: Decoder, pixels: Tensor, device: torch
     """Images [N, C, H, W] in [-1, 1] through the codec and back, clamped, float32 on the CPU."""
     parts = [
         decoder.decode(encoder.encode(batch.to(device))).float().clamp(-1.0, 1.0).cpu()
-        for batch in pixels.split(BATCH)
+        for batch in torch.split(pixels, BATCH)
     ]
     return torch.cat(parts)
 

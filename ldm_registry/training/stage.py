@@ -93,7 +93,7 @@ def _named_folder(stage: str, checkpoint: Any) -> Path:
 
 
 def _image_sets(spec: PipelineSpec) -> tuple[Path, Path]:
-    train = spec.train.images if spec.train is not None and spec.train.images else None
+    train: str | Path | None = spec.train.images if spec.train is not None else None
     if train is None and spec.data is not None:
         train = spec.data.train
     if train is None or spec.data is None:
