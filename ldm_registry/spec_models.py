@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
@@ -54,10 +54,15 @@ class ScheduleSpec(BaseModel):
         """Everything but the name."""
         return FrozenMapping(self.__pydantic_extra__)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "config" in values:
+            raise ValueError("a schedule has no `config`; write its settings beside its name")
+        return values
+
     @model_validator(mode="after")
     def _unambiguous(self) -> ScheduleSpec:
-        if "config" in self.__pydantic_extra__:
-            raise ValueError("a schedule has no `config`; write its settings beside its name")
         if self.name == "sqrt_linear":
             raise ValueError(
                 "'sqrt_linear' is what LDM and ComfyUI call evenly spaced betas; diffusers and this spec call "
@@ -193,8 +198,7 @@ class PipelineSpec(_Frozen):
         if train and train.images is not None:
             checked_local(train.images)
         for settings in (train.codec, train.denoiser) if train else ():
-            if settings and settings.initialise_from is not None:
-                checked_checkpoint(settings.initialise_from)
+            checked_checkpoint(settings.initialise_from if settings else None)
         return train
 
     @property

@@ -47,12 +47,14 @@ def checked_local(text: str) -> str:
     return text
 
 
-def checked_checkpoint(text: str) -> str:
-    """A checkpoint's folder, or the pinned address of one on the Hub, unchanged.
+def checked_checkpoint(text: str | None) -> str | None:
+    """A checkpoint's folder, or the pinned address of one on the Hub, or None, unchanged.
 
     Raises:
         ValueError: It is an address of another scheme, or does not name one commit.
     """
+    if text is None:
+        return None
     if not text.startswith("hf:"):
         if has_scheme(text):
             raise ValueError(f"got {text!r}; expected a folder or hf://org/name@<40-hex commit>")

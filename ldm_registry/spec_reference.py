@@ -37,7 +37,7 @@ _TYPES = {
 }
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _BEGIN, _END = "<!-- fields of {} -->", "<!-- end of fields -->"
-_TABLE = re.compile(
+_TABLES = re.compile(
     f"^{re.escape(_BEGIN).replace(re.escape('{}'), '([A-Za-z]+)')}$.*?^{re.escape(_END)}$", re.M | re.S
 )
 
@@ -74,14 +74,7 @@ def field_table(model: str) -> str:
     Args:
         model: Name of the class, such as `StageSpec`.
     """
-    schema = _models()
-    described = schema if model == PipelineSpec.__name__ else schema["$defs"][model]
-    required = described.get("required", [])
-    rows = ["| key | value | default | what it is |", "|---|---|---|---|"]
-    for key, value in described["properties"].items():
-        default = "required" if key in required else _default(value.get("default"))
-        rows.append(f"| `{key}` | {_words(value)} | {default} | {value['description'].rstrip('.')}. |")
-    return "\n".join(rows)
+    return _table(model, _models())
 
 
 def with_tables(page: str) -> str:
@@ -90,16 +83,17 @@ def with_tables(page: str) -> str:
     Args:
         page: Holds pairs of lines `<!-- fields of MODEL -->` and `<!-- end of fields -->`.
     """
+    schema = _models()
 
     def table(match: re.Match[str]) -> str:
-        return f"{_BEGIN.format(match[1])}\n{field_table(match[1])}\n{_END}"
+        return f"{_BEGIN.format(match[1])}\n{_table(match[1], schema)}\n{_END}"
 
-    return _TABLE.sub(table, page)
+    return _TABLES.sub(table, page)
 
 
 def described_models(page: str) -> list[str]:
     """Names of the models whose tables a page holds."""
-    return [match[1] for match in _TABLE.finditer(page)]
+    return [match[1] for match in _TABLES.finditer(page)]
 
 
 def schema_text() -> str:
@@ -124,6 +118,18 @@ class _Generator(GenerateJsonSchema):
 
     def encode_default(self, dft: Any) -> Any:
         return dict(dft) if isinstance(dft, FrozenMapping) else super().encode_default(dft)
+
+
+def _table(model: str, schema: Mapping[str, Any]) -> str:
+    described = schema if model == PipelineSpec.__name__ else schema["$defs"][model]
+    required = described.get("required", [])
+    rows = ["| key | value | default | what it is |", "|---|---|---|---|"]
+    for key, value in described["properties"].items():
+        default = "required" if key in required else _default(value.get("default"))
+        rows.append(
+            f"| `{key}` | {_words(value, schema['$defs'])} | {default} | {value['description'].rstrip('.')}. |"
+        )
+    return "\n".join(rows)
 
 
 def _models() -> dict[str, Any]:
@@ -170,23 +176,25 @@ def _or_null(value: dict[str, Any]) -> dict[str, Any]:
     return {**outer, "anyOf": [*choices, {"type": "null"}]}
 
 
-def _words(value: Mapping[str, Any]) -> str:
+def _words(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     """What a JSON Schema allows, in a few words of Markdown."""
     if "$ref" in value:
         name = value["$ref"].rsplit("/", 1)[1]
-        choices = _models()["$defs"][name].get("enum")
+        choices = definitions[name].get("enum")
         return _one_of(choices) if choices else f"[{name}](#{name.lower()})"
     if "enum" in value:
         return _one_of(value["enum"])
     if "const" in value:
         return f"`{value['const']}`"
     if "anyOf" in value:
-        return " or ".join(_words(choice) for choice in value["anyOf"] if choice != {"type": "null"})
+        return " or ".join(
+            _words(choice, definitions) for choice in value["anyOf"] if choice != {"type": "null"}
+        )
     kind = value.get("type", "anything")
     if isinstance(kind, list):
-        return " or ".join(_words({"type": one}) for one in kind)
+        return " or ".join(_words({"type": one}, definitions) for one in kind)
     if kind == "array":
-        return f"list of {_words(value['items'])}" if "items" in value else "list"
+        return f"list of {_words(value['items'], definitions)}" if "items" in value else "list"
     limits = [f"{sign} {_number(value[bound])}" for bound, sign in _BOUNDS.items() if bound in value]
     return " ".join((_TYPES.get(kind, kind), ", ".join(limits))).strip()
 

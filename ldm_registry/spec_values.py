@@ -128,10 +128,6 @@ def _device(device: str | None) -> str | None:
     return device
 
 
-def _checkpoint(text: str | None) -> str | None:
-    return None if text is None else checked_checkpoint(text)
-
-
 def _as_dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return dict(mapping)
 
@@ -167,7 +163,7 @@ Use = Annotated[
 ]
 Checkpoint = Annotated[
     str | None,
-    AfterValidator(_checkpoint),
+    AfterValidator(checked_checkpoint),
     Field(
         description="Folder of weights, relative to this file, or `hf://org/name@<40-hex commit>`; "
         "a part without weights has none"

@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_NODES = 10_000
 MAX_PROBLEMS = 20
 """After this many the rest of a file is not looked at."""
 
+_DIRECTIVE = re.compile("^%", re.MULTILINE)
 # Both put out the same events; the C parser exists in every wheel of PyYAML.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -148,12 +150,15 @@ def _decode(data: bytes, name: str) -> str:
         before = data[: error.start]
         place = Place(name, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
         raise not_readable(name, [f"{place}: byte 0x{data[error.start]:02x} is not UTF-8"]) from None
-    found = CONTROL.search(text)
-    if found:
-        start = found.start()
-        place = Place(name, text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start))
-        raise not_readable(name, [f"{place}: control character U+{ord(found[0]):04X} is not allowed"])
-    return text
+    # Directives are refused before libyaml sees them: it compares each %TAG with every other one.
+    found = CONTROL.search(text) or _DIRECTIVE.search(text)
+    if found is None:
+        return text
+    start = found.start()
+    place = Place(name, text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start))
+    if found[0] == "%":
+        raise not_readable(name, [f"{place}: directives (lines that start with %) are not allowed"])
+    raise not_readable(name, [f"{place}: control character U+{ord(found[0]):04X} is not allowed"])
 
 
 class _GivenUpError(Exception):
@@ -197,8 +202,8 @@ class _Reader:
         mark = event.start_mark
         assert mark is not None, "a parser marks every event"
         place = Place(self.name, mark.line + 1, mark.column + 1)
-        if isinstance(event, yaml.DocumentStartEvent):
-            self._start_document(event, place)
+        if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
+            self.give_up(place, "a second document starts here; a spec is one document")
         elif isinstance(event, yaml.NodeEvent):
             self._count(event, place)
             if isinstance(event, yaml.CollectionStartEvent):
@@ -212,12 +217,6 @@ class _Reader:
             frame = self._open.pop()
             items = tuple(frame.items) if isinstance(frame.items, list) else frame.items
             self._add(Node(items, frame.place, frame.key_place))
-
-    def _start_document(self, event: yaml.DocumentStartEvent, place: Place) -> None:
-        if event.version or event.tags:
-            self.report(place, "directives (lines that start with %) are not allowed; delete them")
-        if self.root is not None:
-            self.give_up(place, "a second document starts here; a spec is one document")
 
     def _count(self, event: yaml.NodeEvent, place: Place) -> None:
         self._nodes += 1
