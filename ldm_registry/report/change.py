@@ -38,15 +38,18 @@ def changed(spec: PipelineSpec, words: Sequence[str], registry: Registry) -> Pip
     """
     changes = _parse(spec, words, registry)
     stages = [stage for stage in STAGES if stage in changes]
+    kept = _schedule_to_keep(spec, changes, registry)
     fitting: list[Pipeline] = []
-    failures: list[LdmError] = []
+    reason: LdmError | None = None
     for attempt in _attempts(spec, changes, stages):
         try:
-            fitting.append(assemble(swap(spec, **attempt), registry))
+            fitting.append(_assembled(spec, attempt, kept, registry))
         except LdmError as error:
-            failures.append(error)
-    if not fitting:
-        raise _with_alternatives(failures[-1], spec, stages, registry)
+            reason = error
+        if fitting and attempt is changes:
+            return fitting[0]
+    if reason is not None and not fitting:
+        raise _with_alternatives(reason, spec, stages, registry)
     fewest = min(len(pipe.warnings) for pipe in fitting)
     best = [pipe for pipe in fitting if len(pipe.warnings) == fewest]
     if len(best) > 1:
@@ -131,17 +134,48 @@ def _attempts(
     spec: PipelineSpec, changes: dict[str, Any], stages: Sequence[Kind]
 ) -> Iterator[dict[str, Any]]:
     """The changes as they stand, then with every choice of checkpoints for the parts that were given none."""
-    open_stages = [
+    yield changes
+    lacking = [
         stage for stage in stages if stage is not Kind.SCHEDULER and f"{stage}_checkpoint" not in changes
     ]
-    choices = [[None, *checkpoints(spec, stage, changes[stage])] for stage in open_stages]
+    choices = [[None, *checkpoints(spec, stage, changes[stage])] for stage in lacking]
     for chosen in itertools.product(*choices):
         found = {
             f"{stage}_checkpoint": str(folder)
-            for stage, folder in zip(open_stages, chosen, strict=True)
+            for stage, folder in zip(lacking, chosen, strict=True)
             if folder is not None
         }
-        yield {**changes, **found}
+        if found:
+            yield {**changes, **found}
+
+
+def _assembled(
+    spec: PipelineSpec, changes: dict[str, Any], kept: dict[str, Any], registry: Registry
+) -> Pipeline:
+    try:
+        return assemble(swap(spec, **changes), registry)
+    except LdmError:
+        if not kept:
+            raise
+        return assemble(swap(spec, **changes, **kept), registry)
+
+
+def _schedule_to_keep(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> dict[str, Any]:
+    """The noise schedule that sampling followed so far, for a new denoiser that was trained under none."""
+    if Kind.DENOISER not in changes or spec.scheduler.schedule or "scheduler_schedule" in changes:
+        return {}
+    try:
+        schedule = assemble(spec, registry).denoiser.training_schedule
+    except LdmError:
+        return {}
+    if schedule is None:
+        return {}
+    return {
+        "scheduler_schedule": {
+            "name": schedule.name,
+            **schedule.config.model_dump(mode="json", by_alias=True),
+        }
+    }
 
 
 def _with_alternatives(
@@ -150,7 +184,7 @@ def _with_alternatives(
     offers = []
     for stage in stages:
         fitting = alternatives(spec, stage, registry)
-        offers.append(f"what fits as {stage}: {', '.join(fitting) or 'nothing'}")
+        offers.append(f"what fits as {stage}: {', '.join(fitting) or 'nothing else'}")
     return type(error)(error.summary, error.problems, "\n".join(filter(None, (error.hint, *offers))))
 
 

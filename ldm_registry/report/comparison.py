@@ -139,7 +139,7 @@ def render(compared: Sequence[Compared]) -> str:
 
 def _ratio(first: Compared, other: Compared, key: str) -> float | None:
     mine, base = getattr(other.figures, key), getattr(first.figures, key)
-    return base / mine if mine and base is not None else None
+    return base / mine if mine and base else None
 
 
 def _colour(images: Tensor) -> Tensor:

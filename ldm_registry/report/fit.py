@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,26 +73,30 @@ def alternatives(spec: PipelineSpec, stage: Kind, registry: Registry) -> list[st
         spec: One that fits.
         stage: The stage to try others in.
         registry: What there is.
+
+    Returns:
+        `NAME` or `NAME:CHECKPOINT`; those that raise a warning say so and come last.
     """
-    return list(_alternatives(spec, stage, registry))
-
-
-def _alternatives(spec: PipelineSpec, stage: Kind, registry: Registry) -> Iterator[str]:
+    found = []
     for name in registry.names(stage):
-        folders = checkpoints(spec, stage, name)
-        if _fits(spec, {stage: name}, registry):
-            yield name
-        for folder in folders:
-            if _fits(spec, {stage: name, f"{stage}_checkpoint": str(folder)}, registry):
-                yield f"{name}:{folder.parent.name}/{folder.name}"
+        for folder in (None, *checkpoints(spec, stage, name)):
+            changes: dict[str, Any] = (
+                {stage: name} if folder is None else {stage: name, f"{stage}_checkpoint": str(folder)}
+            )
+            warnings = _warnings_of(spec, changes, registry)
+            if warnings is not None:
+                where = "" if folder is None else f":{folder.parent.name}/{folder.name}"
+                found.append((len(warnings) > 0, f"{name}{where}"))
+                break
+    return [f"{text} (with a warning)" if warned else text for warned, text in sorted(found)]
 
 
-def _fits(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> bool:
+def _warnings_of(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> tuple[str, ...] | None:
+    """What a changed spec is warned of; None when it does not fit at all."""
     try:
-        assemble(swap(spec, **changes), registry)
+        return assemble(swap(spec, **changes), registry).warnings
     except LdmError:
-        return False
-    return True
+        return None
 
 
 def _stage(pipe: Pipeline, stage: Kind) -> dict[str, Any]:

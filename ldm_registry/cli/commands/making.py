@@ -123,7 +123,7 @@ def swap(
     pipe = changed(resolve(spec), changes, Registry.discover())
     for warning in pipe.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    text = dump_spec(pipe.spec)
+    text = dump_spec(pipe.spec, relative_to=Path.cwd())
     if output is not None:
         text = write(output, pipe.spec, overwrite=overwrite)
     document = {**describe_fit(pipe), "yaml": text, "file": str(output) if output else None}
