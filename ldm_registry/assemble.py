@@ -128,7 +128,8 @@ def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
             failures.append(error)
     try:
         denoiser = cast(Denoiser, plan[Kind.DENOISER].component) if Kind.DENOISER in plan else None
-        plan[Kind.SCHEDULER] = _scheduler(spec, registry, denoiser, plan.get(Kind.ENCODER))
+        if scheduler := _scheduler(spec, registry, denoiser, plan.get(Kind.ENCODER)):
+            plan[Kind.SCHEDULER] = scheduler
     except LdmError as error:
         failures.append(error)
     if len(failures) == 1:
@@ -144,7 +145,7 @@ def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
 
 def _scheduler(
     spec: PipelineSpec, registry: Registry, denoiser: Denoiser | None, encoder: Built | None
-) -> Built:
+) -> Built | None:
     component = registry.get(Kind.SCHEDULER, spec.scheduler.use)
     if spec.scheduler.schedule is not None:
         said = spec.scheduler.schedule
@@ -155,7 +156,7 @@ def _scheduler(
         # Its own config is still worth checking when it is the denoiser that could not be built.
         config_of(component, spec.scheduler, None)
         if denoiser is None:
-            raise SpecError(f"scheduler {spec.scheduler.use!r} takes its noise schedule from the denoiser")
+            return None
         raise ContractError(
             f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser "
             f"{spec.denoiser.use!r} was trained under none",

@@ -23,7 +23,9 @@ def null_condition(denoiser: Denoiser, batch: int, device: torch.device) -> dict
     }
 
 
-def guided(denoiser: Denoiser, z: Tensor, level: NoiseLevel, condition: Condition, scale: float) -> DenoiserOutput:
+def guided(
+    denoiser: Denoiser, z: Tensor, level: NoiseLevel, condition: Condition, scale: float
+) -> DenoiserOutput:
     """`unconditional + scale * (conditional - unconditional)` in one batched call (Ho and Salimans 2022, Eq. 6).
 
     Every prediction is affine in x0 for a given `z`, so it does not matter which one is extrapolated. Scale 1

@@ -145,6 +145,7 @@ class Pipeline:
         Returns:
             [n, C, H, W] in [-1, 1], float32 on the CPU.
         """
+        _at_least_one(n)
         images = []
         for start in range(0, n, batch or n):
             *_, last = self.trace(
@@ -175,8 +176,7 @@ class Pipeline:
         Yields:
             `Started`, then for each step its `DenoiserCalled` and one `Stepped`, then `Decoded`.
         """
-        if n < 1:
-            raise SpecError(f"cannot make {n} images; ask for at least 1")
+        _at_least_one(n)
         first = (self.spec.seed if seed is None else seed) + offset
         seeds = tuple(range(first, first + n))
         generators = [torch.Generator().manual_seed(one) for one in seeds]
@@ -239,6 +239,11 @@ def placement(
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return default
+
+
+def _at_least_one(n: int) -> None:
+    if n < 1:
+        raise SpecError(f"cannot make {n} images; ask for at least 1")
 
 
 class _Calls:

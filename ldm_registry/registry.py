@@ -169,7 +169,9 @@ def _declared() -> list[Entry]:
         kind, _, name = point.name.partition(".")
         distribution = point.dist.name if point.dist else "unknown"
         version = point.dist.version if point.dist else ""
-        error = None if kind in set(Kind) and name else f"entry point {point.name!r} is not of the form kind.name"
+        error = (
+            None if kind in set(Kind) and name else f"entry point {point.name!r} is not of the form kind.name"
+        )
         entry = Entry(kind, name, point.value, distribution, version, error)
         entries[entry.key, entry.module, distribution] = entry
     return list(entries.values())
@@ -209,7 +211,9 @@ def _components(module: ModuleType) -> dict[tuple[str, str], type[Component]]:
     returned = [item for items in manager.hook.register_components() for item in items]
     problems = [problem for item in returned if (problem := _not_a_component(item))]
     keys = [(str(item.kind), item.name) for item in returned if not _not_a_component(item)]
-    problems += [f"{kind}.{name} is returned twice" for kind, name in set(keys) if keys.count((kind, name)) > 1]
+    problems += [
+        f"{kind}.{name} is returned twice" for kind, name in set(keys) if keys.count((kind, name)) > 1
+    ]
     if problems:
         raise PluginError(f"{module.__name__} returns what is not a component", problems)
     return dict(zip(keys, returned, strict=True))

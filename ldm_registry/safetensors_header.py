@@ -54,7 +54,10 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise _broken(path, f"the header should be {length} bytes long, the file has {max(size - 8, 0)} after its first 8")
+            raise _broken(
+                path,
+                f"the header should be {length} bytes long, the file has {max(size - 8, 0)} after its first 8",
+            )
         if length > MAX_HEADER_BYTES:
             raise _broken(path, f"the header is {length} bytes long; at most {MAX_HEADER_BYTES} are allowed")
         raw = file.read(length)
@@ -76,7 +79,9 @@ def _entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> dict[str
     entries, spans = {}, []
     for name, described in header.items():
         if not NAME.fullmatch(name):
-            raise _broken(path, f"tensor name {ascii(name)[:80]} has characters that are not allowed, or is too long")
+            raise _broken(
+                path, f"tensor name {ascii(name)[:80]} has characters that are not allowed, or is too long"
+            )
         try:
             dtype, shape = described["dtype"], tuple(described["shape"])
             begin, end = described["data_offsets"]
@@ -87,7 +92,9 @@ def _entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> dict[str
             raise _broken(path, f"tensor {name}: malformed entry {ascii(described)[:120]}")
         expected = math.prod(shape) * BITS[dtype] // 8
         if end - begin != expected:
-            raise _broken(path, f"tensor {name}: {end - begin} bytes of data, {dtype} {list(shape)} takes {expected}")
+            raise _broken(
+                path, f"tensor {name}: {end - begin} bytes of data, {dtype} {list(shape)} takes {expected}"
+            )
         entries[name] = TensorEntry(dtype, shape)
         spans.append((begin, end))
     position = 0

@@ -51,7 +51,10 @@ def test_normalised_levels_keep_their_log_snr_and_have_unit_variance() -> None:
 
 
 def test_sampling_starts_from_the_marginal_of_unit_variance_data_unless_told_otherwise() -> None:
-    alpha, sigma = torch.tensor([0.6, 1.0], dtype=torch.float64), torch.tensor([4.0, 0.0], dtype=torch.float64)
+    alpha, sigma = (
+        torch.tensor([0.6, 1.0], dtype=torch.float64),
+        torch.tensor([4.0, 0.0], dtype=torch.float64),
+    )
     noise = torch.ones(2, 1, 1, 1, dtype=torch.float64)
     marginal = NoiseLevels(alpha, sigma).prior(noise)
     torch.testing.assert_close(marginal, (0.6**2 + 4.0**2) ** 0.5 * noise)

@@ -19,7 +19,9 @@ def draw(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("prediction", list(Prediction))
 @given(log_snr=LOG_SNR)
-def test_every_prediction_gives_back_the_clean_latent_it_was_made_from(prediction: Prediction, log_snr: float) -> None:
+def test_every_prediction_gives_back_the_clean_latent_it_was_made_from(
+    prediction: Prediction, log_snr: float
+) -> None:
     level = NoiseLevel.at(torch.tensor(log_snr), Scaling.VP)
     x0, epsilon = draw(2, 3, 4, 4), draw(2, 3, 4, 4).flip(0)
     z = level.add_noise(x0, epsilon)
@@ -29,8 +31,12 @@ def test_every_prediction_gives_back_the_clean_latent_it_was_made_from(predictio
     torch.testing.assert_close(to_x0(prediction, output, z, level), x0, rtol=0, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("prediction", [Prediction.VELOCITY, Prediction.REVERSE_VELOCITY, Prediction.X0, Prediction.V])
-def test_a_level_without_signal_still_gives_x0_where_the_prediction_determines_it(prediction: Prediction) -> None:
+@pytest.mark.parametrize(
+    "prediction", [Prediction.VELOCITY, Prediction.REVERSE_VELOCITY, Prediction.X0, Prediction.V]
+)
+def test_a_level_without_signal_still_gives_x0_where_the_prediction_determines_it(
+    prediction: Prediction,
+) -> None:
     level = NoiseLevel.of(0.0, 1.0)
     x0, epsilon = draw(1, 2, 3, 3), draw(1, 2, 3, 3).flip(3)
     output = from_x0(prediction, x0, epsilon, level)

@@ -105,7 +105,9 @@ def test_a_plugin_that_does_not_return_what_it_declares_is_refused_with_both_sid
 
 def test_a_name_that_two_distributions_claim_is_nobodys_and_both_are_named(site: Path) -> None:
     install(site, "ldm-first", {"scheduler.twin": "first_plugin"}, first_plugin=SCHEDULER.format(name="twin"))
-    install(site, "ldm-second", {"scheduler.twin": "second_plugin"}, second_plugin=SCHEDULER.format(name="twin"))
+    install(
+        site, "ldm-second", {"scheduler.twin": "second_plugin"}, second_plugin=SCHEDULER.format(name="twin")
+    )
     registry = Registry.discover()
     with pytest.raises(PluginError, match=r"ldm-first \(first_plugin\) and ldm-second \(second_plugin\)"):
         registry.get(Kind.SCHEDULER, "twin")

@@ -68,7 +68,9 @@ class ToyDecoder(Decoder):
         self.config = config
         self.latent_space = LatentSpace(config.latent_channels, config.stride)
         self.image_channels = config.channels
-        self.decoder = nn.ConvTranspose2d(config.latent_channels, config.channels, config.stride, config.stride)
+        self.decoder = nn.ConvTranspose2d(
+            config.latent_channels, config.channels, config.stride, config.stride
+        )
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.decoder(latent)
