@@ -96,7 +96,7 @@ class VPSchedule(NoiseSchedule):
         """The time of a level in any scaling, float64, clamped to the range."""
         beta_min, beta_d = self.config.beta_min, self.config.beta_d
         doubled = 2.0 * log_ratio_of(level)
-        decay = torch.logaddexp(doubled, torch.zeros_like(doubled)).clamp(max=0.5 * beta_d + beta_min)
+        decay = torch.logaddexp(doubled, torch.zeros_like(doubled)).clamp(max=beta_d + 2.0 * beta_min)
         # The root of the quadratic in the form that loses no digits for small decay, nor for beta_d = 0.
         time = 2.0 * decay / (torch.sqrt(beta_min**2 + 2.0 * beta_d * decay) + beta_min)
         return time.clamp(*self.time_range)

@@ -23,6 +23,9 @@ _FLOOR = 1e-3
 """Where a continuous schedule starts without any noise, evenly spaced times stop this fraction of its range
 above the start: a step that begins at a level without noise has nothing to remove."""
 
+_ROUNDING_NATS = 1e-9
+"""How far two ways to compute one level may lie apart in `log(sigma / alpha)`."""
+
 
 class SpacingConfig(ComponentConfig):
     """Where the levels lie. `sigma` here means the variance-exploding `sigma / alpha`."""
@@ -104,7 +107,8 @@ def levels(
         schedule: What they are picked from.
         tokens: Patches that the denoiser sees, for the resolution-dependent shift.
         default_steps: N where the config names none; fewer where a discrete schedule has fewer.
-        skip_cleanest: Space `leading` and `linspace` times for N + 1 steps and leave out the cleanest.
+        skip_cleanest: Space `leading` and `linspace` times for N + 1 steps and leave out the cleanest, where a
+            discrete schedule has that many.
 
     Raises:
         SpecError: Options that contradict one another or do not fit the schedule; all of them at once.
@@ -115,6 +119,7 @@ def levels(
     ratios, final = _split_final(config, schedule, ratios)
     ratios = _shifted(config, ratios, tokens)
     _refuse(_disorder(ratios, final))
+    final = torch.minimum(final, ratios[-1:])
     level = NoiseLevel.at(-2.0 * torch.cat([ratios, final]), schedule.scaling)
     return NoiseLevels(level.alpha, level.sigma)
 
@@ -189,7 +194,7 @@ def _disorder(ratios: Tensor, final: Tensor) -> list[str]:
     )
     if bool(ratios[-1] == -math.inf):
         problems.append("a step cannot start at a level without noise; list it last, with final: last")
-    if bool(final[0] > ratios[-1]):
+    if bool(final[0] > ratios[-1] + _ROUNDING_NATS):
         problems.append("the final level is noisier than the one before it; use final: zero")
     return problems
 
@@ -208,7 +213,9 @@ def _log_ratios(config: SpacingConfig, schedule: NoiseSchedule, steps: int, *, s
         return _at_times(schedule, torch.tensor(config.timesteps, **DOUBLE))
     if config.sigma_spacing != "none":
         return _sigma_spaced(config, schedule, steps)
-    extra = skip_cleanest and config.spacing != "trailing"
+    # With as many steps as the schedule has there is none to leave out.
+    room = schedule.steps is None or steps < schedule.steps
+    extra = skip_cleanest and room and config.spacing != "trailing"
     times = _times(config, schedule, steps + extra)
     return _at_times(schedule, times[:steps])
 
