@@ -42,6 +42,11 @@ class PatchDiscriminator(nn.Module):
         return scores
 
 
+def layers_for(size: int) -> int:
+    """Strided layers for images of a side in pixels: the usual three, fewer where they would leave no patch."""
+    return max(1, min(3, size.bit_length() - 4))
+
+
 def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
     """What the discriminator minimises (Lim and Ye 2017): `(relu(1 - real) + relu(1 + made)) / 2`."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean())

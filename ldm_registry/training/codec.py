@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ldm_registry.data import to_unit
 from ldm_registry.errors import ContractError, SpecError
 from ldm_registry.interfaces import Decoder, Encoder, TrainableDecoder, TrainableEncoder
-from ldm_registry.training.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss
+from ldm_registry.training.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss, layers_for
 from ldm_registry.training.images import pixels_of_step
 from ldm_registry.training.loop import StepResult, autocast, finish_step, new_state, paced, reseed_dropout
 from ldm_registry.training.optimizers import adamw, set_learning_rate
@@ -70,7 +70,7 @@ def train_codec(
         module.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's stubs
     state = new_state(modules, settings, identity or {}, device)
     if settings.adversarial:
-        state = _with_discriminator(state, settings, images.shape[1], device)
+        state = _with_discriminator(state, settings, images, device)
     if resume:
         load_state(state, folder)
     if settings.compile:
@@ -84,12 +84,14 @@ def train_codec(
 
 
 def _with_discriminator(
-    state: TrainingState, settings: CodecTraining, channels: int, device: torch.device
+    state: TrainingState, settings: CodecTraining, images: Tensor, device: torch.device
 ) -> TrainingState:
     """The same state with a discriminator, which is neither averaged nor given to muon."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        discriminator = PatchDiscriminator(channels, settings.adversarial_width)
+        discriminator = PatchDiscriminator(
+            images.shape[1], settings.adversarial_width, layers_for(min(images.shape[2:]))
+        )
     discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     optimizer = adamw(list(discriminator.parameters()), settings, DISCRIMINATOR_BETAS)
     for group in optimizer.param_groups:

@@ -1,0 +1,16 @@
+"""Run one training in a process of its own, so that it can be killed: STAGE SPEC."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import tiny_parts
+
+from ldm_registry.registry import Registry
+from ldm_registry.spec import load_spec
+from ldm_registry.training import train
+
+if __name__ == "__main__":
+    for progress in train(sys.argv[1], load_spec(sys.argv[2]), registry=Registry([tiny_parts])):
+        print(progress.step, progress.stopped, flush=True)
