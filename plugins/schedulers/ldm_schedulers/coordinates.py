@@ -15,32 +15,36 @@ of log-SNRs give one trajectory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ldm_registry.errors import ContractError
-from ldm_registry.interfaces import NoiseLevels
+from ldm_registry.interfaces import Denoise, NoiseLevel, NoiseLevels
+from ldm_schedulers.estimate import SamplerConfig, estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Coordinates:
-    """One sequence of levels, as numbers.
+class Point:
+    """One level in coordinates: numbers, so that no step waits for a device.
 
     Attributes:
-        scale: `z = scale * y`, one for each level.
-        time: t, one for each level, falling.
+        level: As the denoiser is told.
+        scale: `z = scale * y`.
+        time: t.
     """
 
-    scale: list[float]
-    time: list[float]
+    level: NoiseLevel
+    scale: float
+    time: float
 
 
-def exploding(levels: NoiseLevels, sampler: str) -> Coordinates:
+def exploding(levels: NoiseLevels, sampler: str) -> list[Point]:
     """`y = z / alpha`, `t = sigma / alpha` (Karras et al. 2022).
 
     Args:
-        levels: N + 1, each with some signal.
+        levels: Each with some signal, noisiest first.
         sampler: Who asks; for the message.
 
     Raises:
@@ -55,16 +59,34 @@ def exploding(levels: NoiseLevels, sampler: str) -> Coordinates:
             "set a finite start (sigma_max with spacing: linspace or sigma_spacing: karras, or timesteps), or use "
             "ddim, euler, dpmpp-2m or flow-heun, which need no such start",
         )
-    return Coordinates(levels.alpha.tolist(), (levels.sigma / levels.alpha).tolist())
+    return _points(levels, levels.alpha)
 
 
-def straight(levels: NoiseLevels) -> Coordinates:
+def straight(levels: NoiseLevels) -> list[Point]:
     """`y = z / (alpha + sigma)`, `t = sigma / (alpha + sigma)` in [0, 1] (Liu et al. 2023)."""
-    total = levels.alpha + levels.sigma
-    return Coordinates(total.tolist(), (levels.sigma / total).tolist())
+    return _points(levels, levels.alpha + levels.sigma)
 
 
-def euler(y: Tensor, x0: Tensor, time: float, next_time: float) -> Tensor:
-    """Euler's step, in the form that ends exactly at x0 for `next_time = 0`."""
-    kept = next_time / time
+def _points(levels: NoiseLevels, scale: Tensor) -> list[Point]:
+    times = (levels.sigma / scale).tolist()
+    return [Point(*all_of) for all_of in zip(levels, scale.tolist(), times, strict=True)]
+
+
+def clean(denoise: Denoise, config: SamplerConfig) -> Callable[[Tensor, Point], Tensor]:
+    """A function that gives the clean estimate for a state y at a point.
+
+    Args:
+        denoise: Asked with `z`.
+        config: Limits the estimate.
+    """
+
+    def ask(y: Tensor, at: Point) -> Tensor:
+        return estimate(denoise, at.scale * y, at.level, config).x0
+
+    return ask
+
+
+def euler(y: Tensor, x0: Tensor, start: Point, end: Point) -> Tensor:
+    """Euler's step, in the form that ends exactly at x0 for t = 0."""
+    kept = end.time / start.time
     return kept * y + (1.0 - kept) * x0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal, final
 
 import torch
@@ -21,8 +22,8 @@ from ldm_registry.interfaces import (
     randn,
 )
 from ldm_schedulers import coordinates, spacing
-from ldm_schedulers.coordinates import Coordinates
-from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
+from ldm_schedulers.coordinates import Point
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32
 from ldm_schedulers.tables import DOUBLE
 
 
@@ -50,38 +51,32 @@ class EDMHeunConfig(SamplerConfig):
 
 
 def trapezoid(
-    y: Tensor, x0: Tensor, time: float, next_time: float, next_x0: Callable[[Tensor], Tensor]
+    y: Tensor, x0: Tensor, start: Point, end: Point, clean: Callable[[Tensor, Point], Tensor]
 ) -> Tensor:
     """One step of Heun's method for `dy/dt = (y - x0) / t`; Euler's where it leads to t = 0.
 
     Args:
-        y: [B, C, H, W].
-        x0: The clean estimate at `time`, same shape.
-        time: t.
-        next_time: Where the step leads.
-        next_x0: Gives the clean estimate for a state at `next_time`.
+        y: [B, C, H, W] at the start.
+        x0: The clean estimate there, same shape.
+        start: Where the step starts.
+        end: Where it leads.
+        clean: Gives the clean estimate of a state at a point.
     """
-    ahead = coordinates.euler(y, x0, time, next_time)
-    if next_time == 0.0:
+    ahead = coordinates.euler(y, x0, start, end)
+    if end.time == 0.0:
         return ahead
-    slope = (y - x0) / time + (ahead - next_x0(ahead)) / next_time
-    return y + 0.5 * (next_time - time) * slope
+    slopes = (y - x0) / start.time + (ahead - clean(ahead, end)) / end.time
+    return y + 0.5 * (end.time - start.time) * slopes
 
 
-def walk(
-    levels: NoiseLevels, at: Coordinates, config: SamplerConfig, denoise: Denoise, z: Tensor
-) -> Iterator[Step]:
-    """Heun's method over all levels in the given coordinates."""
-    y = at_least_float32(z) / at.scale[0]
-    for index in range(len(levels) - 1):
-        following, scale = levels[index + 1], at.scale[index + 1]
-        x0 = estimate(denoise, at.scale[index] * y, levels[index], config).x0
-
-        def next_x0(ahead: Tensor, level: NoiseLevel = following, scale: float = scale) -> Tensor:
-            return estimate(denoise, scale * ahead, level, config).x0
-
-        y = trapezoid(y, x0, at.time[index], at.time[index + 1], next_x0)
-        yield Step(index, following, scale * y, x0)
+def walk(points: list[Point], config: SamplerConfig, denoise: Denoise, z: Tensor) -> Iterator[Step]:
+    """Heun's method over all levels, in the coordinates of the points."""
+    clean = coordinates.clean(denoise, config)
+    y = at_least_float32(z) / points[0].scale
+    for index, (start, end) in enumerate(pairwise(points)):
+        x0 = clean(y, start)
+        y = trapezoid(y, x0, start, end, clean)
+        yield Step(index, end.level, end.scale * y, x0)
 
 
 @final
@@ -103,7 +98,7 @@ class Heun(Scheduler):
         super().__init__()
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
-        self._at = coordinates.exploding(self._levels, self.name)
+        self._points = coordinates.exploding(self._levels, self.name)
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -111,7 +106,7 @@ class Heun(Scheduler):
 
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data, two calls of `denoise` a step; see `Scheduler.trajectory`."""
-        return walk(self._levels, self._at, self.config, denoise, z)
+        return walk(self._points, self.config, denoise, z)
 
 
 @final
@@ -127,6 +122,7 @@ class FlowHeun(Scheduler):
         super().__init__()
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
+        self._points = coordinates.straight(self._levels)
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -134,7 +130,7 @@ class FlowHeun(Scheduler):
 
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data, two calls of `denoise` a step; see `Scheduler.trajectory`."""
-        return walk(self._levels, coordinates.straight(self._levels), self.config, denoise, z)
+        return walk(self._points, self.config, denoise, z)
 
 
 @final
@@ -157,17 +153,18 @@ class EDMHeun(Scheduler):
         self.config = config
         self.stochastic = config.s_churn > 0
         self._levels = spacing.levels(config, schedule, tokens)
-        self._at = coordinates.exploding(self._levels, self.name)
-        self._churned = self._churned_times()
-        log_snr = -2.0 * torch.tensor(self._churned, **DOUBLE).log()
-        self._start = NoiseLevel.at(log_snr, schedule.scaling)
+        self._points = coordinates.exploding(self._levels, self.name)
+        self._starts = [self._churned(point, schedule) for point in self._points[:-1]]
 
-    def _churned_times(self) -> list[float]:
-        """`sigma / alpha` that each step starts from, once its noise has been raised."""
-        config, times = self.config, self._at.time[:-1]
+    def _churned(self, point: Point, schedule: NoiseSchedule) -> Point:
+        """Where a step starts once its noise has been raised."""
+        config, steps = self.config, len(self._points) - 1
         top = math.inf if config.s_tmax is None else config.s_tmax
-        gamma = min(config.s_churn / len(times), math.sqrt(2.0) - 1.0)
-        return [time * (1.0 + gamma) if config.s_tmin <= time <= top else time for time in times]
+        if config.s_churn == 0.0 or not config.s_tmin <= point.time <= top:
+            return point
+        time = point.time * (1.0 + min(config.s_churn / steps, math.sqrt(2.0) - 1.0))
+        level = NoiseLevel.at(torch.tensor(-2.0 * math.log(time), **DOUBLE), schedule.scaling)
+        return Point(level, float(level.alpha), time)
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -175,18 +172,13 @@ class EDMHeun(Scheduler):
 
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data, two calls of `denoise` a step; see `Scheduler.trajectory`."""
-        y, scales = at_least_float32(z) / self._at.scale[0], self._start.alpha.tolist()
-        for index, (scale, churned) in enumerate(zip(scales, self._churned, strict=True)):
-            time, next_time = self._at.time[index], self._at.time[index + 1]
-            if churned > time:
+        clean = coordinates.clean(denoise, self.config)
+        y = at_least_float32(z) / self._points[0].scale
+        for index, (point, start) in enumerate(zip(self._points, self._starts, strict=False)):
+            if start.time > point.time:
                 noise = randn(y.shape, generator, device=y.device, dtype=y.dtype)
-                y = y + self.config.s_noise * math.sqrt(churned**2 - time**2) * noise
-            level = NoiseLevel(self._start.alpha[index], self._start.sigma[index])
-            x0 = estimate(denoise, scale * y, level, self.config).x0
-            following, next_scale = self._levels[index + 1], self._at.scale[index + 1]
-
-            def next_x0(ahead: Tensor, level: NoiseLevel = following, scale: float = next_scale) -> Tensor:
-                return estimate(denoise, scale * ahead, level, self.config).x0
-
-            y = trapezoid(y, x0, churned, next_time, next_x0)
-            yield Step(index, following, next_scale * y, x0)
+                y = y + self.config.s_noise * math.sqrt(start.time**2 - point.time**2) * noise
+            end = self._points[index + 1]
+            x0 = clean(y, start)
+            y = trapezoid(y, x0, start, end, clean)
+            yield Step(index, end.level, end.scale * y, x0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -19,7 +20,8 @@ from ldm_registry.interfaces import (
     Step,
 )
 from ldm_schedulers import coordinates, spacing
-from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
+from ldm_schedulers.coordinates import Point
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32
 
 _BLENDS = {
     1: (1.0,),
@@ -68,21 +70,21 @@ class PNDM(Scheduler):
         super().__init__()
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
-        self._at = coordinates.exploding(self._levels, self.name)
-        self._middle = self._midpoints(schedule)
+        self._points = coordinates.exploding(self._levels, self.name)
+        self._middles = [] if config.skip_prk_steps else self._midpoints(schedule)
 
-    def _midpoints(self, schedule: NoiseSchedule) -> NoiseLevel:
-        """Levels halfway through each of the steps that Runge-Kutta takes."""
-        count = (
-            0 if self.config.skip_prk_steps else sum(time > 0.0 for time in self._at.time[1 : _WARM_UP + 1])
-        )
+    def _midpoints(self, schedule: NoiseSchedule) -> list[Point]:
+        """Halfway through each of the steps that Runge-Kutta takes: the first three that do not end without noise."""
+        count = sum(point.time > 0.0 for point in self._points[1 : _WARM_UP + 1])
         if self.config.sigmas is not None or self.config.log_snrs is not None:
             log_snr = self._levels.log_snr[: count + 1]
-            return NoiseLevel.at(0.5 * (log_snr[1:] + log_snr[:-1]), schedule.scaling)
-        ends = self._levels[: count + 1]
-        times = schedule.time(NoiseLevel(ends.alpha, ends.sigma))
-        middle = schedule.level(0.5 * (times[1:] + times[:-1]))
-        return NoiseLevel.at(middle.log_snr, schedule.scaling)
+            middle = 0.5 * (log_snr[1:] + log_snr[:-1])
+        else:
+            ends = self._levels[: count + 1]
+            times = schedule.time(NoiseLevel(ends.alpha, ends.sigma))
+            middle = schedule.level(0.5 * (times[1:] + times[:-1])).log_snr
+        level = NoiseLevel.at(middle, schedule.scaling)
+        return coordinates.exploding(NoiseLevels(level.alpha, level.sigma), self.name) if count else []
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -93,59 +95,37 @@ class PNDM(Scheduler):
 
         One call of `denoise` a step, two in the first; four in each of the first three with Runge-Kutta.
         """
-        at, history = self._at, list[Tensor]()
-        middles = list(
-            zip(self._middle.alpha.tolist(), (self._middle.sigma / self._middle.alpha).tolist(), strict=True)
-        )
-        y = at_least_float32(z) / at.scale[0]
+        clean = coordinates.clean(denoise, self.config)
 
-        def epsilon(y: Tensor, level: NoiseLevel, scale: float, time: float) -> Tensor:
-            return (y - estimate(denoise, scale * y, level, self.config).x0) / time
+        def epsilon(y: Tensor, at: Point) -> Tensor:
+            return (y - clean(y, at)) / at.time
 
-        for index in range(len(self._levels) - 1):
-            time, next_time, scale = at.time[index], at.time[index + 1], at.scale[index + 1]
-            first = epsilon(y, self._levels[index], at.scale[index], time)
-            history = [first, *history[:3]]
-
-            def at_end(y: Tensor, index: int = index + 1) -> Tensor:
-                return epsilon(y, self._levels[index], at.scale[index], at.time[index])
-
-            if index < len(middles):
-                level = NoiseLevel(self._middle.alpha[index], self._middle.sigma[index])
-                middle_scale, middle_time = middles[index]
-
-                def at_middle(
-                    y: Tensor,
-                    level: NoiseLevel = level,
-                    scale: float = middle_scale,
-                    time: float = middle_time,
-                ) -> Tensor:
-                    return epsilon(y, level, scale, time)
-
-                slope = _runge_kutta(y, first, (time, middle_time, next_time), at_middle, at_end)
-            elif index == 0 and next_time > 0.0:
-                slope = 0.5 * (first + at_end(y + (next_time - time) * first))
+        y, history = at_least_float32(z) / self._points[0].scale, list[Tensor]()
+        for index, (start, end) in enumerate(pairwise(self._points)):
+            x0 = clean(y, start)
+            history = [(y - x0) / start.time, *history[:3]]
+            if index < len(self._middles):
+                blend = _runge_kutta(y, history[0], (start, self._middles[index], end), epsilon)
+            elif index == 0 and end.time > 0.0:
+                blend = 0.5 * (history[0] + epsilon(y + (end.time - start.time) * history[0], end))
             else:
-                weights = _BLENDS[len(history)]
-                slope = sum(
-                    (weight * past for weight, past in zip(weights, history, strict=True)),
-                    start=torch.zeros_like(y),
-                )
-            x0 = y - time * first
-            y = y + (next_time - time) * slope
-            yield Step(index, self._levels[index + 1], scale * y, x0)
+                blend = _multistep(history)
+            y = y + (end.time - start.time) * blend
+            yield Step(index, end.level, end.scale * y, x0)
+
+
+def _multistep(history: list[Tensor]) -> Tensor:
+    """Adams-Bashforth over up to four predictions, newest first."""
+    weighted = [weight * past for weight, past in zip(_BLENDS[len(history)], history, strict=True)]
+    return torch.stack(weighted).sum(0)
 
 
 def _runge_kutta(
-    y: Tensor,
-    first: Tensor,
-    times: tuple[float, float, float],
-    at_middle: Callable[[Tensor], Tensor],
-    at_end: Callable[[Tensor], Tensor],
+    y: Tensor, first: Tensor, points: tuple[Point, Point, Point], epsilon: Callable[[Tensor, Point], Tensor]
 ) -> Tensor:
-    """The blend of four predictions of one pseudo Runge-Kutta step (Eq. 13, Liu et al. 2022)."""
-    start, middle, end = times
-    second = at_middle(y + (middle - start) * first)
-    third = at_middle(y + (middle - start) * second)
-    fourth = at_end(y + (end - start) * third)
+    """The blend of the four predictions of one pseudo Runge-Kutta step (Eq. 13, Liu et al. 2022)."""
+    start, middle, end = points
+    second = epsilon(y + (middle.time - start.time) * first, middle)
+    third = epsilon(y + (middle.time - start.time) * second, middle)
+    fourth = epsilon(y + (end.time - start.time) * third, end)
     return (first + 2.0 * second + 2.0 * third + fourth) / 6.0

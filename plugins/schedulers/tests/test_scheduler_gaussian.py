@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import ldm_schedulers as plugin
 import pytest
@@ -60,14 +61,14 @@ def affine(sampler: Scheduler, run: Run, denoise: Denoise) -> tuple[float, float
 def test_the_error_falls_with_the_order_that_the_paper_states(
     kind: type[Scheduler], options: dict[str, object], order: int, gaussian, run: Run
 ) -> None:
-    counts = [64, 128, 256]
+    counts = [48, 96, 192]
     exact_zero = gaussian.flow(0.0, NOISIEST, CLEANEST)
     exact_gain = gaussian.flow(1.0, NOISIEST, CLEANEST) - exact_zero
     errors = []
     for steps in counts:
         zero, gain = affine(over(kind, options, steps), run, gaussian.denoise)
         errors.append(math.hypot(zero - exact_zero, NOISIEST * (gain - exact_gain)))
-    slopes = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes == pytest.approx([order] * len(slopes), abs=0.15)
 
 
@@ -75,7 +76,7 @@ def test_the_error_falls_with_the_order_that_the_paper_states(
 def test_mean_and_std_become_exact(
     kind: type[Scheduler], options: dict[str, object], order: int, gaussian, run: Run
 ) -> None:
-    zero, gain = affine(over(kind, options, 1000), run, gaussian.denoise)
+    zero, gain = affine(over(kind, options, 500), run, gaussian.denoise)
     # Exact marginals in, so exact marginals out: N(mean, std**2 + sigma**2) at either end.
     std = gain * math.hypot(gaussian.std, NOISIEST)
     tolerance = 0.01 if order == 1 else 1e-4
@@ -128,7 +129,7 @@ def test_stochastic_samplers_reach_the_exact_mean_and_variance_with_order_one(
         target = float((last.alpha * gaussian.std) ** 2 + last.sigma**2)
         assert average == pytest.approx(float(last.alpha) * gaussian.mean, abs=0.01)
         errors.append(abs(variance - target) / target)
-    slopes = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes == pytest.approx([1.0, 1.0], abs=0.25)
     assert errors[-1] < 0.05
 
@@ -145,7 +146,7 @@ def test_churn_leaves_the_distribution_as_it_is(gaussian, run: Run, generator: t
     assert float(images.std()) == pytest.approx(gaussian.std, rel=error)
 
 
-@pytest.mark.parametrize("name", ["vp", "ve", "scaled_linear", "squaredcos_cap_v2", "cosine"])
+@pytest.mark.parametrize("name", ["vp", "ve", "scaled_linear"])
 def test_from_pure_noise_every_sampler_makes_the_data(
     name: str, sampler_class: type[Scheduler], gaussian, run: Run, generator: torch.Generator
 ) -> None:
