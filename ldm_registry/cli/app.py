@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ldm_registry.cli.commands import inspecting, making, training
-from ldm_registry.cli.outcome import Result
+from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
 
 app = typer.Typer(
@@ -53,6 +53,8 @@ def invoke(words: Sequence[str]) -> Result | None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "ldm"
         raise SpecError(f"{path}: {error.format_message()}", hint=f"`{path} --help` shows how") from error
+    if outcome == INTERRUPTED_EXIT_CODE:  # typer turns a Ctrl-C into this number
+        raise KeyboardInterrupt
     return outcome if isinstance(outcome, Result) else None
 
 

@@ -38,18 +38,19 @@ def show(
 
 def check(spec: Spec, device: Device = None, json: Json = False) -> Result:
     """Build the pipeline of a spec and report every reason why it would not run."""
+    resolved = resolve(spec, device=device)
     from ldm_registry.assemble import assemble
     from ldm_registry.report.fit import describe_fit, render
 
-    document = describe_fit(assemble(resolve(spec, device=device)))
+    document = describe_fit(assemble(resolved))
     return Result(document, render(document))
 
 
 def schema(json: Json = False) -> Result:
     """Print the JSON Schema of a spec, for editors."""
-    from ldm_registry.spec import PipelineSpec
+    from ldm_registry.spec import json_schema
 
-    document = PipelineSpec.model_json_schema()
+    document = json_schema()
     return Result(document, to_json(document))
 
 

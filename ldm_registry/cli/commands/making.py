@@ -61,11 +61,12 @@ def trace(
     json: Json = False,
 ) -> Result:
     """Make one batch of images and report every event on the way: noise level, sizes, times."""
+    resolved = resolve(spec, seed=seed, device=device)
     from ldm_registry.assemble import assemble
     from ldm_registry.report.timing import events
     from ldm_registry.report.trace import render, rows, to_document
 
-    happened = list(rows(shown(events(assemble(resolve(spec, seed=seed, device=device)), n))))
+    happened = list(rows(shown(events(assemble(resolved), n))))
     return Result(to_document(happened), render(happened))
 
 
@@ -84,10 +85,10 @@ def compare(
     json: Json = False,
 ) -> Result:
     """Run specs on the same seeds, each in a process of its own: one picture, one table of what they cost."""
+    named = [(Path(spec).stem, resolve(spec, device=device)) for spec in specs]
     from ldm_registry.report.comparison import compare as measured
     from ldm_registry.report.comparison import render, to_document, write
 
-    named = [(Path(spec).stem, resolve(spec, device=device)) for spec in specs]
     compared = []
     for one in measured(named, n, seed):
         print(f"{one.figures.spec}: {one.figures.image_ms:.0f} ms an image", file=sys.stderr)
@@ -115,12 +116,13 @@ def swap(
     json: Json = False,
 ) -> Result:
     """Exchange parts of a spec, check that the new ones fit, and write the new spec."""
+    resolved = resolve(spec)
     from ldm_registry.registry import Registry
     from ldm_registry.report.change import changed, write
     from ldm_registry.report.fit import describe_fit
     from ldm_registry.spec import dump_spec
 
-    pipe = changed(resolve(spec), changes, Registry.discover())
+    pipe = changed(resolved, changes, Registry.discover())
     for warning in pipe.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     text = dump_spec(pipe.spec, relative_to=Path.cwd())
