@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldm_registry.interfaces import Denoise, Denoised, NoiseLevel
-from ldm_schedulers.spacing import SpacingConfig
+from ldm_schedulers.spacing_config import SpacingConfig
 
 
 class SamplerConfig(SpacingConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import ldm_schedulers as plugin
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.errors import ContractError
-from ldm_registry.interfaces import Denoise, Denoised, NoiseLevel, NoiseSchedule, Scheduler, Step
+from ldm_registry.interfaces import Denoise, Denoised, NoiseLevel, Step
 from ldm_registry.prediction import from_x0, to_epsilon, to_x0
 from ldm_registry.vocabulary import Prediction, Scaling
 
@@ -31,7 +32,9 @@ VARIANTS = [
     (plugin.PNDM, {"skip_prk_steps": False}),
     (plugin.EDMHeun, {"s_churn": 10.0}),
 ]
-EVERY = [(kind, {}) for kind in plugin.register_components() if kind.kind == "scheduler"] + VARIANTS
+EVERY: list[tuple[Any, dict[str, Any]]] = [
+    (kind, {}) for kind in plugin.register_components() if kind.kind == "scheduler"
+] + VARIANTS
 
 
 def label(value: object) -> str:
@@ -43,8 +46,8 @@ def label(value: object) -> str:
 every = pytest.mark.parametrize(("kind", "options"), EVERY, ids=label)
 
 
-def make(kind: type[Scheduler], schedule: NoiseSchedule = SCALED_LINEAR, **config: object) -> Scheduler:
-    return kind(kind.Config(**config), schedule)  # type: ignore[call-arg]  # nn.Module's signature hides it
+def make(kind: Any, schedule: Any = SCALED_LINEAR, **config: Any) -> Any:
+    return kind(kind.Config(**config), schedule)
 
 
 def bumpy(z: Tensor, level: NoiseLevel) -> Denoised:
@@ -60,12 +63,12 @@ def noise(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Ten
 
 @every
 def test_the_true_epsilon_brings_the_clean_latent_back(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     x0, epsilon = noise(generator), noise(generator)
     sampler = make(kind, steps=13, **options)
     z = sampler.levels()[0].add_noise(x0, epsilon)
-    if sampler.stochastic:  # type: ignore[attr-defined]  # optional attribute of a scheduler
+    if sampler.stochastic:
 
         def denoise(z: Tensor, level: NoiseLevel) -> Denoised:
             return Denoised(x0, torch.zeros_like(x0))
@@ -76,14 +79,14 @@ def test_the_true_epsilon_brings_the_clean_latent_back(
 
     steps = run(sampler, denoise, z, generator)
     torch.testing.assert_close(steps[-1].z, x0, rtol=0, atol=1e-11)
-    if not sampler.stochastic:  # type: ignore[attr-defined]  # optional attribute of a scheduler
+    if not sampler.stochastic:
         for step in steps:
             torch.testing.assert_close(step.z, step.level.add_noise(x0, epsilon), rtol=0, atol=1e-11)
 
 
 @every
 def test_every_prediction_type_gives_the_same_path(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     def denoise_as(prediction: Prediction) -> Denoise:
         def denoise(z: Tensor, level: NoiseLevel) -> Denoised:
@@ -106,11 +109,11 @@ def test_every_prediction_type_gives_the_same_path(
 
 @every
 def test_vp_ve_and_flow_give_the_same_samples_on_one_grid(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     grid = tuple(torch.linspace(-6.0, 7.0, 21, dtype=torch.float64).tolist())
     spaced = {} if kind is not plugin.EDMHeun else {"sigma_spacing": "none"}
-    schedules = [plugin.VPSchedule, plugin.VESchedule, plugin.RectifiedFlowSchedule]
+    schedules: list[Any] = [plugin.VPSchedule, plugin.VESchedule, plugin.RectifiedFlowSchedule]
     start, results = noise(generator), []
     for schedule in schedules:
         sampler = make(kind, schedule(schedule.Config()), log_snrs=grid, **{**options, **spaced})
@@ -131,7 +134,7 @@ def test_vp_ve_and_flow_give_the_same_samples_on_one_grid(
     ],
 )
 def test_any_number_of_steps_runs(
-    sampler_class: type[Scheduler], count: int, spacing: str, run: Run, generator: torch.Generator
+    sampler_class: Any, count: int, spacing: str, run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(sampler_class, steps=count, spacing=spacing)
     z = sampler.levels().prior(torch.randn(1, 1, 2, 2, generator=generator))
@@ -142,9 +145,16 @@ def test_any_number_of_steps_runs(
     assert all(step.z.isfinite().all() for step in steps)
 
 
+def test_levels_are_real_although_built_on_the_meta_device(sampler_class: Any) -> None:
+    with torch.device("meta"):
+        sampler = make(sampler_class, steps=13)
+    assert torch.equal(sampler.levels().sigma, make(sampler_class, steps=13).levels().sigma)
+    assert not sampler.state_dict()
+
+
 @every
 def test_two_runs_of_one_object_are_bit_identical(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(kind, steps=13, **options)
     z = sampler.levels().prior(noise(generator, torch.float32))
@@ -159,7 +169,7 @@ def test_two_runs_of_one_object_are_bit_identical(
 
 @every
 def test_steps_end_at_the_levels_in_order_and_the_start_is_left_alone(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(kind, steps=7, **options)
     z = sampler.levels().prior(noise(generator))
@@ -171,17 +181,17 @@ def test_steps_end_at_the_levels_in_order_and_the_start_is_left_alone(
 
 @every
 def test_the_declared_randomness_is_the_real_one(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(kind, steps=7, **options)
     z = sampler.levels().prior(noise(generator))
     ends = [run(sampler, bumpy, z, torch.Generator().manual_seed(seed))[-1].z for seed in (1, 2)]
-    assert sampler.stochastic is not torch.equal(*ends)  # type: ignore[attr-defined]  # optional attribute
+    assert sampler.stochastic is not torch.equal(*ends)
 
 
 @every
 def test_a_sample_does_not_depend_on_its_batch(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(kind, steps=5, **options)
     z = sampler.levels().prior(noise(generator))
@@ -200,7 +210,7 @@ def test_a_sample_does_not_depend_on_its_batch(
     ],
 )
 def test_the_state_is_at_least_float32(
-    sampler_class: type[Scheduler],
+    sampler_class: Any,
     given: torch.dtype,
     kept: torch.dtype,
     run: Run,
@@ -231,7 +241,7 @@ STARTS_WITHOUT_SIGNAL = [
     "schedule", [ZERO_SNR, plugin.RectifiedFlowSchedule(plugin.RectifiedFlowSchedule.Config())]
 )
 def test_a_start_without_signal_makes_the_data(
-    kind: type[Scheduler], schedule: NoiseSchedule, gaussian, run: Run, generator: torch.Generator
+    kind: Any, schedule: Any, gaussian: Any, run: Run, generator: torch.Generator
 ) -> None:
     sampler = make(kind, schedule, steps=100)
     assert float(sampler.levels()[0].alpha) == 0.0
@@ -242,7 +252,7 @@ def test_a_start_without_signal_makes_the_data(
 
 
 @pytest.mark.parametrize("kind", [plugin.Heun, plugin.PNDM, plugin.EDMHeun], ids=label)
-def test_solvers_over_sigma_over_alpha_refuse_a_start_without_signal(kind: type[Scheduler]) -> None:
+def test_solvers_over_sigma_over_alpha_refuse_a_start_without_signal(kind: Any) -> None:
     options = {"sigma_spacing": "none"} if kind is plugin.EDMHeun else {}
     with pytest.raises(ContractError, match=r"alpha = 0[\s\S]*infinite[\s\S]*sigma_max"):
         make(kind, ZERO_SNR, steps=10, **options)
@@ -253,7 +263,7 @@ def test_solvers_over_sigma_over_alpha_refuse_a_start_without_signal(kind: type[
 def test_first_order_samplers_are_one_map(run: Run, generator: torch.Generator) -> None:
     z = noise(generator)
 
-    def end(kind: type[Scheduler], **options: object) -> Tensor:
+    def end(kind: Any, **options: Any) -> Tensor:
         return run(make(kind, steps=13, **options), bumpy, z, torch.Generator().manual_seed(1))[-1].z
 
     ddim = end(plugin.DDIM)
@@ -271,7 +281,7 @@ def test_first_order_samplers_are_one_map(run: Run, generator: torch.Generator) 
 def test_learned_ranges_span_the_two_fixed_variances(run: Run, generator: torch.Generator) -> None:
     z = noise(generator)
 
-    def end(share: float, **options: object) -> Tensor:
+    def end(share: float, **options: Any) -> Tensor:
         def denoise(z: Tensor, level: NoiseLevel) -> Denoised:
             return Denoised(bumpy(z, level).x0, torch.full_like(z, share))
 
@@ -284,7 +294,7 @@ def test_learned_ranges_span_the_two_fixed_variances(run: Run, generator: torch.
 
 @pytest.mark.parametrize("variance", ["learned", "learned_range"])
 def test_a_learned_variance_needs_a_denoiser_that_predicts_one(
-    variance: str, gaussian, run: Run, generator: torch.Generator
+    variance: str, gaussian: Any, run: Run, generator: torch.Generator
 ) -> None:
     with pytest.raises(ContractError, match="predicts its variance"):
         run(make(plugin.DDPM, steps=3, variance=variance), gaussian.denoise, noise(generator), generator)
@@ -292,7 +302,7 @@ def test_a_learned_variance_needs_a_denoiser_that_predicts_one(
 
 @every
 def test_nothing_is_clipped_by_default(
-    kind: type[Scheduler], options: dict[str, object], run: Run, generator: torch.Generator
+    kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     far = torch.full((2, 3, 4, 4), 25.0, dtype=torch.float64)
     sampler = make(kind, steps=5, **options)
@@ -301,9 +311,7 @@ def test_nothing_is_clipped_by_default(
     torch.testing.assert_close(end.z, far, rtol=1e-12, atol=0)
 
 
-def test_clipping_bounds_the_clean_estimate(
-    sampler_class: type[Scheduler], run: Run, generator: torch.Generator
-) -> None:
+def test_clipping_bounds_the_clean_estimate(sampler_class: Any, run: Run, generator: torch.Generator) -> None:
     sampler = make(sampler_class, steps=5, clip=0.1)
     steps = run(sampler, bumpy, sampler.levels().prior(noise(generator)), generator)
     if sampler_class is plugin.PNDM:

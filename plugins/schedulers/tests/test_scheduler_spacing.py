@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import ldm_schedulers as plugin
 import pytest
 import torch
-from ldm_schedulers.spacing import SpacingConfig, levels
+from ldm_schedulers.spacing import levels
+from ldm_schedulers.spacing_config import SpacingConfig
 from pydantic import ValidationError
 
 from ldm_registry.errors import SpecError
@@ -22,15 +24,13 @@ VE = plugin.VESchedule(plugin.VESchedule.Config())
 VP = plugin.VPSchedule(plugin.VPSchedule.Config())
 
 
-def times(
-    schedule: NoiseSchedule = SCALED_LINEAR, tokens: int | None = None, **config: object
-) -> list[float]:
+def times(schedule: NoiseSchedule = SCALED_LINEAR, tokens: int | None = None, **config: Any) -> list[float]:
     """Times that the denoiser is asked at, without the final level."""
     found = levels(SpacingConfig.model_validate(config), schedule, tokens)
     return [float(schedule.time(found[index])) for index in range(len(found) - 1)]
 
 
-def sigmas(schedule: NoiseSchedule = SCALED_LINEAR, **config: object) -> torch.Tensor:
+def sigmas(schedule: NoiseSchedule = SCALED_LINEAR, **config: Any) -> torch.Tensor:
     found = levels(SpacingConfig.model_validate(config), schedule)
     return found.sigma / found.alpha
 
@@ -50,9 +50,7 @@ def sigmas(schedule: NoiseSchedule = SCALED_LINEAR, **config: object) -> torch.T
         ({"timesteps": (900, 400, 33)}, [900, 400, 33]),
     ],
 )
-def test_whole_times_are_those_of_the_published_spacings(
-    config: dict[str, object], expected: list[int]
-) -> None:
+def test_whole_times_are_those_of_the_published_spacings(config: dict[str, Any], expected: list[int]) -> None:
     assert times(**config) == expected
 
 
@@ -69,7 +67,7 @@ def test_linspace_times_lie_between_steps_unless_rounded() -> None:
     ],
 )
 def test_times_of_a_flow_never_begin_a_step_without_noise(
-    config: dict[str, object], expected: list[float]
+    config: dict[str, Any], expected: list[float]
 ) -> None:
     assert times(FLOW, **config) == pytest.approx(expected)
 
@@ -78,6 +76,15 @@ def test_continuous_times_span_the_range_of_the_schedule() -> None:
     assert times(VP, spacing="linspace", steps=3) == pytest.approx([1, 0.5005, 0.001])
     assert times(VP, spacing="trailing", steps=3) == pytest.approx([1, 0.667, 0.334])
     assert times(VP, spacing="leading", steps=3) == pytest.approx([0.667, 0.334, 0.001])
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_bounds_hold_for_every_spacing_of_a_continuous_schedule(spacing: str) -> None:
+    found = sigmas(VE, spacing=spacing, steps=200, sigma_min=0.5, sigma_max=5.0)[:-1]
+    assert float(found[0]) == pytest.approx(5.0, rel=0.02)
+    assert float(found[-1]) == pytest.approx(0.5, rel=0.02)
+    assert found.min() >= 0.5 - 1e-9
+    assert found.max() <= 5.0 + 1e-9
 
 
 def test_karras_levels_are_equation_five_of_the_paper() -> None:
@@ -169,7 +176,7 @@ def test_the_default_is_fifty_steps_or_all_that_there_are() -> None:
     ],
 )
 def test_contradictions_are_refused_with_what_would_fit(
-    schedule: NoiseSchedule, config: dict[str, object], told: str
+    schedule: NoiseSchedule, config: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(SpecError, match=re.escape(told)):
         levels(SpacingConfig.model_validate(config), schedule)
@@ -185,6 +192,6 @@ def test_every_contradiction_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "config", [{"steps": 0}, {"spacing": "even"}, {"rho": 0}, {"sigmas": ()}, {"step": 5}]
 )
-def test_values_out_of_range_are_refused(config: dict[str, object]) -> None:
+def test_values_out_of_range_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SpacingConfig.model_validate(config)
