@@ -41,7 +41,7 @@ class GaussianFit:
             centred = flat.double() - mean
             variances, axes = torch.linalg.eigh(centred.T @ centred / len(flat))
             return cls(mean, axes, variances.clamp(min=0.0))
-        low = flat - mean.float()
+        low = flat.float() - mean.float()
         variances, vectors = torch.linalg.eigh((low @ low.T).double() / len(flat))
         kept = variances > variances.max() * 1e-6
         variances, vectors = variances[kept], vectors[:, kept]

@@ -1,9 +1,6 @@
 """Run one training in a process of its own, so that it can be killed: STAGE SPEC."""
 
 import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import tiny_parts
 

@@ -25,6 +25,7 @@ from ldm_registry.training.state import FILE
 from ldm_registry.weights import WEIGHTS
 
 SCRIPT = Path(__file__).with_name("run_training.py")
+PATH = os.pathsep.join(str(folder) for folder in (*SCRIPT.parents[:2], SCRIPT.parents[2]))
 
 
 def weights_after(settings: CodecTraining, folder: Path, stops: list[int]) -> dict[str, Tensor]:
@@ -33,7 +34,10 @@ def weights_after(settings: CodecTraining, folder: Path, stops: list[int]) -> di
     for stop in [*stops, settings.steps]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            parts = tiny_parts.TinyEncoder(tiny_parts.TinyConfig()), tiny_parts.TinyDecoder(tiny_parts.TinyConfig())
+            parts = (
+                tiny_parts.TinyEncoder(tiny_parts.TinyConfig()),
+                tiny_parts.TinyDecoder(tiny_parts.TinyConfig()),
+            )
         torch.manual_seed(random.randrange(2**31))  # the global generator is nobody's business
         for progress in train_codec(*parts, settings, images, validation=validation, folder=folder):
             if progress.step >= stop and progress.stopped is None:
@@ -76,7 +80,7 @@ def spawn(stage: str, spec: Path) -> subprocess.Popen[str]:
         [sys.executable, str(SCRIPT), stage, str(spec)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
     )
 
 
@@ -85,23 +89,25 @@ def killed_while_training(spec: Path, state: Path, stream: random.Random) -> boo
     process = spawn("encoder", spec)
     while not state.exists() and process.poll() is None:
         time.sleep(0.001)
-    time.sleep(stream.uniform(0.0, 0.5))
+    time.sleep(stream.uniform(0.0, 0.3))
     running = process.poll() is None
     process.kill()
     process.communicate()
     return running
 
 
-def test_a_training_that_is_killed_ends_with_the_same_bits(workshop: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_training_that_is_killed_ends_with_the_same_bits(
+    workshop: Callable[..., Path], tmp_path: Path
+) -> None:
     spec = workshop()
-    text = spec.read_text().replace("codec: {steps: 12", "codec: {steps: 400")
+    text = spec.read_text().replace("codec: {steps: 12", "codec: {steps: 200")
     spec.write_text(text.replace("checkpoint_every_s: 0.0001", "checkpoint_every_s: 0.05"))
     killed = killed_while_training(spec, tmp_path / "codec" / ".training" / FILE, random.Random(0))
     assert killed, "the training was over before it could be killed; give it more steps"
     resumed = spawn("encoder", spec)
     output, _ = resumed.communicate(timeout=60)
     assert resumed.returncode == 0
-    assert output.splitlines()[-1] == "400 finished"
+    assert output.splitlines()[-1] == "200 finished"
     got = load_file(tmp_path / "codec" / WEIGHTS)
     (tmp_path / "codec").rename(tmp_path / "killed")
     whole = spawn("encoder", spec)
@@ -110,7 +116,9 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(workshop: Callable[..
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 
 
-def test_sigterm_ends_a_training_with_a_whole_checkpoint(workshop: Callable[..., Path], tmp_path: Path) -> None:
+def test_sigterm_ends_a_training_with_a_whole_checkpoint(
+    workshop: Callable[..., Path], tmp_path: Path
+) -> None:
     spec = workshop()
     spec.write_text(spec.read_text().replace("codec: {steps: 12", "codec: {steps: 100000"))
     process = spawn("encoder", spec)

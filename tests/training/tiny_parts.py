@@ -49,7 +49,9 @@ class TinyEncoder(Encoder):
         self.config = config
         self.latent_space = LatentSpace(config.channels, STRIDE)
         self.image_channels = 3
-        self.encoder = nn.Sequential(nn.Conv2d(3, 16, STRIDE, STRIDE), nn.SiLU(), nn.Conv2d(16, config.channels, 1))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 16, STRIDE, STRIDE), nn.SiLU(), nn.Conv2d(16, config.channels, 1)
+        )
         self.encoder_dropout = nn.Dropout(0.1)
 
     def _normalised(self, raw: Tensor) -> Tensor:
@@ -100,7 +102,9 @@ class TinyDecoder(Decoder):
             before = torch.zeros(()) if self.running is None else self.running
             self.running = 0.9 * before + energy.detach()
             energy = energy * self.running
-        return DecoderOutput(self.decode(latent), {"commitment": energy}, {"perplexity": 3.5, "dead_codes": 2.0})
+        return DecoderOutput(
+            self.decode(latent), {"commitment": energy}, {"perplexity": 3.5, "dead_codes": 2.0}
+        )
 
     def training_state(self) -> dict[str, Tensor]:
         return {} if self.running is None else {"running": self.running}
