@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ldm_unet import UNet, UNetConfig
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm_registry.interfaces import NoiseLevel
@@ -137,3 +140,30 @@ def test_our_config_defaults_are_those_of_diffusers() -> None:
     parameters = inspect.signature(UNet2DModel.__init__).parameters
     theirs = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
     assert UNetConfig().model_dump(exclude={"null_class"}) == theirs
+
+
+def test_a_folder_written_by_diffusers_loads_here(
+    build: Callable[..., UNet], level: Callable[..., NoiseLevel], tmp_path: Path
+) -> None:
+    network = build(num_class_embeds=10, _null_class=9)
+    reference(network).save_pretrained(tmp_path)
+    document = json.loads((tmp_path / "config.json").read_text())
+    config = UNetConfig.model_validate({key: value for key, value in document.items() if key[0] != "_"})
+    loaded = UNet(config, network.trained).eval()
+    loaded.load_state_dict(load_file(tmp_path / "diffusion_pytorch_model.safetensors"))
+    z, _ = inputs(network, torch.float32)
+    condition = {"class_label": torch.tensor([0, 4, 9])}
+    before, after = (model(z, level(500.0), condition).prediction for model in (network, loaded))
+    assert torch.equal(before, after)
+
+
+def test_a_folder_written_here_loads_in_diffusers(build: Callable[..., UNet], tmp_path: Path) -> None:
+    network = build(num_class_embeds=10, _null_class=9)
+    document = network.config.model_dump(mode="json", by_alias=True) | {"_class_name": "UNet2DModel"}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    save_file(network.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
+    loaded, report = UNet2DModel.from_pretrained(tmp_path, output_loading_info=True, low_cpu_mem_usage=False)
+    assert not any(report.values())
+    ours, theirs = network.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
