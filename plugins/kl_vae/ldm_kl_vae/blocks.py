@@ -1,7 +1,7 @@
 """The residual, attention and resampling blocks that both networks are made of.
 
-Module names follow diffusers, so that the keys of the state dict do. All tensors are [B, C, H, W]; any memory
-format is kept.
+Module names follow diffusers, so that the keys of the state dict do. All tensors are [B, C, H, W]; channels_last
+stays so, and comes out of attention whatever went in.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Attention(nn.Module):
             self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         )
         mixed = self.to_out[0](mixed).squeeze(1).transpose(1, 2)
-        out: Tensor = x + mixed.view(x.shape)
+        # The tokens are laid out as channels_last is. Put first, they decide the layout of the sum, and with it
+        # of everything after it: the faster one, even where the weights and the input are not.
+        out: Tensor = mixed.view(x.shape) + x
         return out
 
 
