@@ -173,7 +173,7 @@ def test_whole_steps_come_back_exactly_from_every_scaling(schedule: Any, scaling
 
 @pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
 @given(fraction=st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_time_is_the_inverse_of_level(schedule: Any, fraction: float) -> None:
     low, high = schedule.time_range
     time = torch.tensor(low + fraction * (high - low), **DOUBLE)

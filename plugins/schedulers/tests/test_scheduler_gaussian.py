@@ -75,10 +75,10 @@ def test_the_error_falls_with_the_order_that_the_paper_states(
 def test_mean_and_std_become_exact(
     kind: Any, options: dict[str, Any], order: int, gaussian: Any, run: Run
 ) -> None:
-    zero, gain = affine(over(kind, options, 500), run, gaussian.denoise)
+    zero, gain = affine(over(kind, options, 300), run, gaussian.denoise)
     # Exact marginals in, so exact marginals out: N(mean, std**2 + sigma**2) at either end.
     std = gain * math.hypot(gaussian.std, NOISIEST)
-    tolerance = 0.01 if order == 1 else 1e-4
+    tolerance = 0.02 if order == 1 else 3e-4
     assert zero + gain * gaussian.mean == pytest.approx(gaussian.mean, rel=tolerance)
     assert std == pytest.approx(math.hypot(gaussian.std, CLEANEST), rel=tolerance)
 
@@ -121,7 +121,7 @@ def test_stochastic_samplers_reach_the_exact_mean_and_variance_with_order_one(
     # The variance-preserving form of one grid; the noise is float32 by design, so slopes start from large errors.
     schedule = plugin.VPSchedule(plugin.VPSchedule.Config())
     errors = []
-    for steps in (100, 200, 400):
+    for steps in (80, 160, 320):
         sampler = over(kind, options, steps, schedule)
         average, variance = variance_after(sampler, run, gaussian.denoise, gaussian.mean, gaussian.std)
         last = sampler.levels()[-1]
