@@ -292,6 +292,12 @@ def test_half_precision_stays_near_the_full_result_and_keeps_its_type(dtype):
     assert small_decoder.decode(out).dtype == dtype
 
 
+def test_the_card_lists_every_config_key_with_its_default_and_meaning():
+    card = Path(__file__).parents[1].joinpath("README.md").read_text()
+    for name, field in KLVAEConfig.model_fields.items():
+        assert f"| `{field.alias or name}` | `{json.dumps(field.default)}` | {field.description} |" in card
+
+
 def test_the_hook_returns_what_the_entry_points_declare():
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
     declared = set(project["entry-points"]["ldm_registry"])

@@ -19,7 +19,7 @@ NORM_EPS = 1e-6
 class SpatialNorm(nn.Module):
     """Group normalisation whose scale and shift at each place come from the code there.
 
-    `norm(x) * y(code) + b(code)` with 1x1 convolutions y and b (Zheng et al. 2022, MoVQ, Eq. 5).
+    `norm(x) * y(code) + b(code)` with 1x1 convolutions y and b (Zheng et al. 2022, MoVQ).
 
     Args:
         channels: Channels of x.

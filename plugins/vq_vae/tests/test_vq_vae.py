@@ -275,6 +275,12 @@ def test_the_training_view_runs_under_autocast():
     assert decoder.training_state()["total"].dtype == torch.float32
 
 
+def test_the_card_lists_every_config_key_with_its_default_and_meaning():
+    card = Path(__file__).parents[1].joinpath("README.md").read_text()
+    for name, field in VQVAEConfig.model_fields.items():
+        assert f"| `{field.alias or name}` | `{json.dumps(field.default)}` | {field.description} |" in card
+
+
 def test_the_hook_returns_what_the_entry_points_declare():
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
     declared = set(project["entry-points"]["ldm_registry"])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from ldm_vq_vae import VQDecoder, VQEncoder, VQVAEConfig
 
+from ldm_registry.weights import load_weights, parse_config, read_config, save_checkpoint
+
 diffusers = pytest.importorskip("diffusers")
 
 # Name: (config keys, image height, image width). One to four levels, odd latent sizes, every activation.
@@ -173,3 +175,27 @@ def test_defaults_are_those_of_diffusers():
     theirs = {k: v for k, v in diffusers.VQModel().config.items() if not k.startswith("_")}
     ours = {k: v for k, v in VQVAEConfig().model_dump(by_alias=True).items() if not k.startswith("_")}
     assert ours == theirs
+
+
+def test_a_folder_that_diffusers_wrote_loads_in_each_half(tmp_path):
+    keys, _, _ = CASES["narrow codes"]
+    reference, *halves = pair(keys, torch.float32)
+    reference.save_pretrained(tmp_path)
+    for half in halves:
+        config = parse_config(type(half), read_config(tmp_path), str(tmp_path))
+        assert config == half.config
+        with torch.device("meta"):
+            loaded = type(half)(config)
+        load_weights(loaded, tmp_path)
+        for key, value in half.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value), key
+
+
+@torch.no_grad()
+def test_diffusers_loads_a_folder_that_we_wrote(tmp_path):
+    keys, height, width = CASES["narrow codes"]
+    reference, encoder, decoder = pair(keys, torch.float32)
+    save_checkpoint([encoder, decoder], tmp_path, contract=None, card="# card")
+    loaded = diffusers.VQModel.from_pretrained(tmp_path, local_files_only=True)
+    pixels = image(keys, height, width, torch.float32)
+    assert torch.equal(loaded(pixels).sample, reference(pixels).sample)
