@@ -134,24 +134,25 @@ def _table(model: str, schema: Mapping[str, Any]) -> str:
 
 def _models() -> dict[str, Any]:
     """Pydantic's schema of a whole spec, as a file has it."""
-    schema: dict[str, Any] = _without_titles(PipelineSpec.model_json_schema(schema_generator=_Generator))
+    schema: dict[str, Any] = _tidied(PipelineSpec.model_json_schema(schema_generator=_Generator))
     # In Python the version has a default; a file says it.
     schema["required"] = ["version", *schema["required"]]
     del schema["properties"]["version"]["default"]
     return schema
 
 
-def _without_titles(value: Any) -> Any:
-    """Leave out the titles, which only repeat the keys."""
+def _tidied(value: Any) -> Any:
+    """Leave out titles, which only repeat the keys, and the detours that older releases of pydantic take."""
     if isinstance(value, list):
-        return [_without_titles(item) for item in value]
+        return [_tidied(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {
-        key: _without_titles(item)
-        for key, item in value.items()
-        if key != "title" or not isinstance(item, str)
-    }
+    tidy = {key: _tidied(item) for key, item in value.items() if key != "title" or not isinstance(item, str)}
+    if len(tidy.get("allOf", ())) == 1:
+        tidy |= tidy.pop("allOf")[0]
+    if "const" in tidy:
+        tidy.pop("enum", None)
+    return tidy
 
 
 def _required(model: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

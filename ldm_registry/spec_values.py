@@ -50,16 +50,21 @@ class FrozenMapping(Mapping[str, T], Generic[T]):
         return repr(self._items)
 
 
-def frozen_value(value: Any, depth: int = 0) -> Value:
+def frozen_value(value: Any) -> Value:
     """A config value with its lists turned into tuples.
 
     Raises:
         ValueError: It is anything but a finite scalar or a list of such.
     """
+    # pydantic would hand its own record to a second parameter.
+    return _frozen(value, 0)
+
+
+def _frozen(value: Any, depth: int) -> Value:
     if isinstance(value, list | tuple):
         if depth >= MAX_VALUE_DEPTH:
             raise ValueError(f"lists nest more than {MAX_VALUE_DEPTH} deep")
-        return tuple(frozen_value(item, depth + 1) for item in value)
+        return tuple(_frozen(item, depth + 1) for item in value)
     if isinstance(value, str):
         if has_control_characters(value) or len(value) > MAX_SCALAR:
             raise ValueError(f"expected at most {MAX_SCALAR} characters without control characters")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,9 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def test_the_published_schema_is_the_one_of_the_models(root: Path) -> None:
-    assert (root / "docs" / SCHEMA_FILE).read_text("utf-8") == schema_text(), AGAIN
+    published = (root / "docs" / SCHEMA_FILE).read_text("utf-8")
+    # As values: releases of pydantic differ in the order of the keys.
+    assert json.loads(published) == json.loads(schema_text()), AGAIN
 
 
 def test_the_tables_of_the_reference_are_those_of_the_models(page: str) -> None:
