@@ -11,7 +11,7 @@ from typing import Any, cast
 from ldm_registry.build import Built, build, build_schedule, config_of
 from ldm_registry.contracts import Parts, check
 from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import Component, Decoder, Denoiser, Encoder, NoiseSchedule, Scheduler
+from ldm_registry.interfaces import Component, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
@@ -37,11 +37,11 @@ def assemble(
         IntegrityError: A checkpoint is not what its contract or its config says.
         PluginError: A plugin is broken.
     """
-    plan = _plan(spec, registry or Registry.discover())
+    plan, misfits = _plan(spec, registry or Registry.discover())
     parts = Parts(
         cast(Encoder, plan[Kind.ENCODER].component),
         cast(Denoiser, plan[Kind.DENOISER].component),
-        cast(Scheduler, plan[Kind.SCHEDULER].component),
+        cast(Scheduler, plan[Kind.SCHEDULER].component) if Kind.SCHEDULER in plan else None,
         cast(Decoder, plan[Kind.DECODER].component),
         {stage: built.contract for stage, built in plan.items() if built.contract is not None},
     )
@@ -49,7 +49,7 @@ def assemble(
     untrained = (
         [] if init_seed is not None else [text for built in plan.values() if (text := built.lacks_weights())]
     )
-    problems = [*findings.errors, *untrained]
+    problems = [*misfits, *findings.errors, *untrained]
     if problems:
         name = spec.source.name if spec.source else "the spec"
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -118,7 +118,12 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
     )
 
 
-def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
+def _plan(spec: PipelineSpec, registry: Registry) -> tuple[dict[Kind, Built], list[str]]:
+    """The stages without memory, and why the scheduler is not among them where it does not fit the denoiser.
+
+    Raises:
+        LdmError: A stage cannot be built by itself; all such stages are named.
+    """
     plan: dict[Kind, Built] = {}
     failures: list[LdmError] = []
     for stage in (Kind.ENCODER, Kind.DECODER, Kind.DENOISER):
@@ -126,10 +131,12 @@ def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
             plan[stage] = build(stage, getattr(spec, stage), registry)
         except LdmError as error:
             failures.append(error)
+    misfits: list[str] = []
     try:
-        denoiser = cast(Denoiser, plan[Kind.DENOISER].component) if Kind.DENOISER in plan else None
-        if scheduler := _scheduler(spec, registry, denoiser, plan.get(Kind.ENCODER)):
+        if scheduler := _scheduler(spec, registry, plan.get(Kind.DENOISER), plan.get(Kind.ENCODER)):
             plan[Kind.SCHEDULER] = scheduler
+    except ContractError as error:
+        misfits = [error.summary, *error.problems]
     except LdmError as error:
         failures.append(error)
     if len(failures) == 1:
@@ -140,30 +147,29 @@ def _plan(spec: PipelineSpec, registry: Registry) -> dict[Kind, Built]:
         ]
         kind = type(failures[0]) if len({type(error) for error in failures}) == 1 else SpecError
         raise kind("the spec names parts that cannot be built", problems, failures[0].hint)
-    return {stage: plan[stage] for stage in STAGES}
+    return {stage: plan[stage] for stage in STAGES if stage in plan}, misfits
 
 
 def _scheduler(
-    spec: PipelineSpec, registry: Registry, denoiser: Denoiser | None, encoder: Built | None
+    spec: PipelineSpec, registry: Registry, denoiser: Built | None, encoder: Built | None
 ) -> Built | None:
+    """The scheduler over the schedule that the spec says, else the one that the denoiser was trained under."""
     component = registry.get(Kind.SCHEDULER, spec.scheduler.use)
-    if spec.scheduler.schedule is not None:
-        said = spec.scheduler.schedule
-        schedule: NoiseSchedule | None = build_schedule(said.name, said.config, registry)
-    else:
-        schedule = denoiser.training_schedule if denoiser is not None else None
+    # Its own config is worth checking even when it is the denoiser that could not be built.
+    config_of(component, spec.scheduler, None)
+    said = spec.scheduler.schedule
+    if said is None and denoiser is None:
+        return None
+    trained = denoiser.trained if denoiser is not None else None
+    schedule = build_schedule(said.name, said.config, registry) if said else trained and trained.schedule
     if schedule is None:
-        # Its own config is still worth checking when it is the denoiser that could not be built.
-        config_of(component, spec.scheduler, None)
-        if denoiser is None:
-            return None
         raise ContractError(
-            f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser "
-            f"{spec.denoiser.use!r} was trained under none",
-            hint="add one, for example `scheduler: {use: ddim, schedule: {name: scaled_linear}}`",
+            f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser {spec.denoiser.use!r} was trained "
+            "under none; add one, for example `scheduler: {use: ddim, schedule: {name: scaled_linear}}`"
         )
     tokens = None
     if encoder is not None and denoiser is not None:
-        cell = cast(Encoder, encoder.component).latent_space.stride * denoiser.size_multiple
+        patch = cast(Denoiser, denoiser.component).size_multiple
+        cell = cast(Encoder, encoder.component).latent_space.stride * patch
         tokens = (spec.image.height // cell) * (spec.image.width // cell) or None
     return build(Kind.SCHEDULER, spec.scheduler, registry, schedule=schedule, tokens=tokens)

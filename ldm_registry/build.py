@@ -37,6 +37,11 @@ class Built:
     folder: Path | None
     contract: Contract | None
 
+    @property
+    def trained(self) -> Trained | None:
+        """How a denoiser was trained, as far as that is known."""
+        return next((value for value in self.arguments if isinstance(value, Trained)), None)
+
     def lacks_weights(self) -> str | None:
         """The problem, where the stage has tensors and nothing to fill them from."""
         if self.folder is not None or not self.component.state_dict():

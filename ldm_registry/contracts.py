@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ldm_registry.errors import did_you_mean
+from ldm_registry.errors import ContractError, did_you_mean
 from ldm_registry.interfaces import Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.spec import PipelineSpec
 from ldm_registry.vocabulary import STAGES, DType, Kind, Prediction
@@ -98,12 +98,13 @@ class Parts:
     """The four stages of a pipeline, possibly still on the meta device, with what is known of each.
 
     Attributes:
+        scheduler: None where there is no noise schedule to build it on.
         contracts: By stage; a stage without a contract is absent.
     """
 
     encoder: Encoder
     denoiser: Denoiser
-    scheduler: Scheduler
+    scheduler: Scheduler | None
     decoder: Decoder
     contracts: Mapping[Kind, Contract] = field(default_factory=dict)
 
@@ -173,7 +174,13 @@ def _image(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
 
 
 def _noise(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
-    levels = parts.scheduler.levels()
+    if parts.scheduler is None:
+        return
+    try:
+        levels = parts.scheduler.levels()
+    except ContractError as error:
+        yield "; ".join([error.summary, *error.problems, error.hint or ""]).removesuffix("; ")
+        return
     first = levels[0]
     if parts.denoiser.prediction is Prediction.EPSILON and float(first.alpha) == 0.0:
         yield (
