@@ -72,7 +72,7 @@ class NoiseLevel:
             like: Any tensor of shape [B, ...].
 
         Returns:
-            Two tensors of the dtype and device of `like`, of shape [] or [B, 1, ...].
+            Two tensors of shape [], or [B, 1, ...] of the dtype and device of `like`.
         """
         return broadcast(self.alpha, like), broadcast(self.sigma, like)
 
@@ -88,9 +88,14 @@ def broadcast(values: Tensor, like: Tensor) -> Tensor:
     Args:
         values: Shape [] or [B].
         like: Shape [B, ...]; gives dtype and device.
+
+    Returns:
+        Shape [B, 1, ...], or `values` as it is where it is a single number: that multiplies a tensor on any
+        device without a transfer, and leaves its dtype alone.
     """
-    values = values.to(like.device, like.dtype)
-    return values if values.ndim == 0 else values.reshape(-1, *[1] * (like.ndim - 1))
+    if values.ndim == 0:
+        return values
+    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True, slots=True)
