@@ -161,7 +161,8 @@ def _scheduler(
     if said is None and denoiser is None:
         return None
     trained = denoiser.trained if denoiser is not None else None
-    schedule = build_schedule(said.name, said.config, registry) if said else trained and trained.schedule
+    known = trained.schedule if trained is not None else None
+    schedule = build_schedule(said.name, said.config, registry) if said is not None else known
     if schedule is None:
         raise ContractError(
             f"scheduler {spec.scheduler.use!r} has no noise schedule: denoiser {spec.denoiser.use!r} was trained "

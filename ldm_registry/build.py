@@ -118,7 +118,7 @@ def build(
             hint="name the component that the checkpoint is for, or another checkpoint",
         )
     arguments: tuple[Any, ...] = (config_of(component, stage, folder),)
-    if kind is Kind.DENOISER:
+    if isinstance(stage, DenoiserSpec):
         arguments += (_trained(component, stage, contract, registry),)
     elif kind is Kind.SCHEDULER:
         arguments += (schedule, tokens)
@@ -133,7 +133,7 @@ def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> 
         LdmError: As `assemble`.
     """
     component = registry.get(Kind.SCHEDULE, name)
-    schedule = component(parse_config(component, config, f"schedule {name}"))  # type: ignore[call-arg]  # nn.Module's
+    schedule = component(parse_config(component, config, f"schedule {name}"))
     return cast(NoiseSchedule, schedule)
 
 
