@@ -17,7 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLUGIN_PAGES = sorted((ROOT / "plugins").glob("*/README.md"))
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
-MADE_BY_RUNS = {"docs/images/emoji-kl-dit.png"}
 
 per_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
