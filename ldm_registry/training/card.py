@@ -58,6 +58,8 @@ def model_card(
     figures = _figures(contract)
     if figures:
         parts += ["## Figures", "On the validation set, with the weights as they are stored here.", figures]
+        if contract.self_test is not None and (contract.self_test.data or "").startswith(f"{dataset} "):
+            parts.append("It was made from these very images, so the figures say nothing about others.")
     if settings is not None:
         block = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), indent=2)
         parts += ["## Settings", f"Everything else is as `ldm schema` gives it.\n\n```json\n{block}\n```"]

@@ -102,6 +102,19 @@ def test_the_card_says_on_what_for_how_long_and_with_which_command(
     assert card.startswith("---\nlibrary_name: ldm-registry\n")
 
 
+def test_the_card_warns_when_the_images_of_the_figures_were_trained_on(
+    workshop: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = workshop()
+    warning = "made from these very images"
+    run("encoder", spec)
+    assert warning not in (tmp_path / "codec" / "README.md").read_text()
+    (tmp_path / "codec").rename(tmp_path / "older")
+    spec.write_text(spec.read_text().replace("images: val.tar", "images: train.tar"))
+    run("encoder", spec)
+    assert warning in (tmp_path / "codec" / "README.md").read_text()
+
+
 def test_an_oracle_is_fitted_to_the_latents(workshop: Callable[..., Path], tmp_path: Path) -> None:
     spec = workshop("tiny-mean")
     run("encoder", spec)
