@@ -160,40 +160,54 @@ def config_of(component: type[Component], stage: AnyStage, folder: Path | None) 
     return config
 
 
+def promised_training(contract: Contract | None) -> TrainedSpec | None:
+    """How a contract says that its denoiser was trained; None where it does not."""
+    if contract is None or contract.prediction is None or contract.schedule is None:
+        return None
+    return TrainedSpec.model_validate(
+        {
+            "prediction": contract.prediction,
+            "schedule": dict(contract.schedule),
+            "time_scale": contract.time_scale or 1.0,
+        }
+    )
+
+
 def _trained(
     component: type[Component], stage: DenoiserSpec, contract: Contract | None, registry: Registry
 ) -> Trained | None:
-    said, promised = stage.trained, None
-    if contract is not None and contract.prediction is not None and contract.schedule is not None:
-        promised = TrainedSpec.model_validate(
-            {
-                "prediction": contract.prediction,
-                "schedule": dict(contract.schedule),
-                "time_scale": contract.time_scale or 1.0,
-            }
-        )
-    if said is not None and promised is not None and said != promised:
+    stated, promised = (
+        _with_schedule(trained, registry) for trained in (stage.trained, promised_training(contract))
+    )
+    if stated is not None and promised is not None and _facts(stated) != _facts(promised):
         raise ContractError(
             f"denoiser {stage.use!r}: the spec's `trained:` contradicts the contract of {stage.checkpoint}",
-            [
-                f"the spec says {said.model_dump(mode='json')}",
-                f"the contract {promised.model_dump(mode='json')}",
-            ],
+            [f"the spec says {_facts(stated)}", f"the contract {_facts(promised)}"],
             hint="leave out `trained:`",
         )
-    trained = said or promised
-    if trained is None:
-        if issubclass(component, Fittable):
-            return None
+    if stated is None and promised is None and not issubclass(component, Fittable):
         raise SpecError(
             f"denoiser {stage.use!r} does not say how it was trained, and its checkpoint has no contract",
             hint="add `trained: {prediction: epsilon, schedule: {name: scaled_linear, ...}}` to the denoiser",
         )
-    return Trained(
-        trained.prediction,
-        build_schedule(trained.schedule.name, trained.schedule.config, registry),
-        trained.time_scale,
-    )
+    return stated or promised
+
+
+def _with_schedule(trained: TrainedSpec | None, registry: Registry) -> Trained | None:
+    if trained is None:
+        return None
+    schedule = build_schedule(trained.schedule.name, trained.schedule.config, registry)
+    return Trained(trained.prediction, schedule, trained.time_scale)
+
+
+def _facts(trained: Trained) -> dict[str, Any]:
+    """Everything that was said or left to a default, to be compared."""
+    return {
+        "prediction": str(trained.prediction),
+        "schedule": trained.schedule.name,
+        **trained.schedule.config.model_dump(mode="json"),
+        "time_scale": trained.time_scale,
+    }
 
 
 def _local(checkpoint: str) -> Path:

@@ -155,6 +155,14 @@ def test_the_spec_may_not_contradict_a_contract_or_a_checkpoint(write: Write, ch
         assemble(write(encoder=f"{{use: toy-codec, checkpoint: codec, {config}}}"), REGISTRY, init_seed=0)
 
 
+def test_the_spec_may_repeat_a_contract_with_defaults_left_out(write: Write, checkpoints: Path) -> None:
+    said = "trained: {prediction: v, schedule: {name: toy_schedule, steps: 1000}}"
+    pipe = assemble(
+        write(denoiser=f"{{use: toy-denoiser, checkpoint: denoiser, {said}}}"), REGISTRY, init_seed=0
+    )
+    assert pipe.denoiser.prediction is Prediction.V
+
+
 def test_a_denoiser_that_does_not_say_how_it_was_trained_is_refused(write: Write) -> None:
     with pytest.raises(SpecError, match="does not say how it was trained"):
         assemble(write(denoiser="{use: toy-denoiser}"), REGISTRY, init_seed=0)

@@ -304,6 +304,12 @@ def _at_first_level_only(self: Any, z: Tensor, level: NoiseLevel) -> Tensor:
     )
 
 
+def _tensor_of_level(self: Any, z: Tensor, level: NoiseLevel) -> Tensor:
+    if level.alpha.ndim:
+        return HealthyDenoiser.time(self, z, level)
+    return level.alpha.expand(z.shape)  # float64, on the CPU
+
+
 def _cropped(self: Any, z: Tensor, level: NoiseLevel, condition: Condition) -> DenoiserOutput:
     height, width = (side // 2 * 2 for side in z.shape[2:])
     return HealthyDenoiser.forward(self, z[..., :height, :width], level, condition)
@@ -461,6 +467,8 @@ BROKEN: list[tuple[str, type[Component]]] = [
         "output_follows_input_to_every_device",
         output_of(HealthyDecoder, lambda image: torch.zeros(image.shape)),
     ),
+    ("output_follows_input_to_every_device", broken(HealthyDenoiser, time=_tensor_of_level)),
+    ("runs_in_float32", broken(HealthyDenoiser, time=_tensor_of_level)),
     ("two_calls_agree", output_of(HealthyDecoder, lambda image: image + torch.rand(()))),
     ("one_generator_serves_a_whole_batch", broken(HealthyEncoder, encode=_only_a_list)),
     ("samples_do_not_depend_on_their_batch", output_of(HealthyDenoiser, lambda p: p - p.mean(0))),

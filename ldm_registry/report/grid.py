@@ -40,7 +40,7 @@ def grid(
         An RGB picture; images below 96 pixels are enlarged by a whole factor.
     """
     count, height, width = images.shape[:3]
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = columns or _columns(count)
     factor = max(1, math.ceil(MIN_CELL / max(height, width)))
     cell_width, cell_height = width * factor + GAP, height * factor + GAP
     font = ImageFont.load_default(size=14)
@@ -62,3 +62,9 @@ def grid(
         )
         sheet.paste(picture, (left + column * cell_width, top + row * cell_height))
     return sheet
+
+
+def _columns(count: int) -> int:
+    """The nearest to a square that leaves no hole; a square with holes where that would be a strip."""
+    side = math.ceil(math.sqrt(count))
+    return next((width for width in range(side, 2 * side) if count % width == 0), side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ldm_registry.interfaces import (
     Decoder,
     Encoder,
     Generators,
+    NoiseLevel,
     TrainableDecoder,
     TrainableEncoder,
 )
@@ -36,10 +38,10 @@ DOUBLE_TOLERANCE = 1e-9
 def _runs_in(dtype: torch.dtype, *kinds: Kind) -> Check:
     def check(subject: Subject) -> None:
         component = subject.build().to(dtype)
-        inputs = subject.inputs(component).to(dtype=dtype)
-        for name, output in run(component, inputs).items():
-            require(output.dtype == dtype, f"{name} is {output.dtype} for {dtype} input and weights")
-            require(bool(output.isfinite().all()), f"{name} has values that are not finite")
+        for inputs in _both_level_shapes(subject.inputs(component).to(dtype=dtype)):
+            for name, output in run(component, inputs).items():
+                require(output.dtype == dtype, f"{name} is {output.dtype} for {dtype} input and weights")
+                require(bool(output.isfinite().all()), f"{name} has values that are not finite")
 
     short = str(dtype).removeprefix("torch.")
     check.__name__ = f"runs_in_{short}"
@@ -57,9 +59,9 @@ def output_follows_input_to_every_device(subject: Subject) -> None:
     """Moved to a device and fed from there, it puts its output there."""
     for device in subject.devices:
         component = subject.build().to(device)
-        inputs = subject.inputs(component).to(device, torch.float32)
-        for name, output in run(component, inputs).items():
-            require(output.device.type == device, f"{name} is on {output.device} for input on {device}")
+        for inputs in _both_level_shapes(subject.inputs(component).to(device, torch.float32)):
+            for name, output in run(component, inputs).items():
+                require(output.device.type == device, f"{name} is on {output.device} for input on {device}")
 
 
 @asked_of()
@@ -148,6 +150,14 @@ def gradients_are_finite(subject: Subject) -> None:
     require(not silent, f"no gradient reaches {', '.join(silent)}")
     wild = [name for name, leaf in leaves.items() if leaf.grad is not None and not leaf.grad.isfinite().all()]
     require(not wild, f"gradients that are not finite: {', '.join(wild)}")
+
+
+def _both_level_shapes(inputs: Inputs) -> list[Inputs]:
+    """As they are, and for a denoiser also with one level of shape [], which is what a sampler hands it."""
+    level = inputs.level
+    if level is None:
+        return [inputs]
+    return [inputs, replace(inputs, level=NoiseLevel(level.alpha[0], level.sigma[0]))]
 
 
 def _training_view(component: Component, inputs: Inputs) -> list[Tensor]:

@@ -61,7 +61,9 @@ def model_card(
         if contract.self_test is not None and (contract.self_test.data or "").startswith(f"{dataset} "):
             parts.append("It was made from these very images, so the figures say nothing about others.")
     if settings is not None:
-        block = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), indent=2)
+        # A folder's path says something of one machine only; its name stands in the table above.
+        stated = settings.model_dump(mode="json", exclude_defaults=True, exclude={"initialise_from"})
+        block = json.dumps(stated, indent=2)
         parts += ["## Settings", f"Everything else is as `ldm schema` gives it.\n\n```json\n{block}\n```"]
     return "\n\n".join(parts) + "\n"
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import torch
 
-from ldm_registry.build import build, fresh
+from ldm_registry.build import build, fresh, promised_training
 from ldm_registry.errors import ContractError, SpecError
 from ldm_registry.interfaces import Component, Decoder, Denoiser, Encoder
 from ldm_registry.registry import Registry
-from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
+from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import CONFIG, load_weights, parse_config, read_config, read_contract
 
@@ -65,15 +65,7 @@ def denoiser_of(
     """
     folder = _folder(spec.denoiser)
     contract = read_contract(folder) if folder is not None and folder.is_dir() else None
-    trained = spec.denoiser.trained
-    if trained is None and contract is not None and contract.schedule is not None:
-        trained = TrainedSpec.model_validate(
-            {
-                "prediction": contract.prediction,
-                "schedule": dict(contract.schedule),
-                "time_scale": contract.time_scale or 1.0,
-            }
-        )
+    trained = spec.denoiser.trained or promised_training(contract)
     config = {**(_earlier_config(spec.denoiser) if earlier is None else earlier), **spec.denoiser.config}
     stage = DenoiserSpec.model_validate({"use": spec.denoiser.use, "config": config, "trained": trained})
     built = build(Kind.DENOISER, stage, registry)
