@@ -6,8 +6,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+# A busy machine is no counterexample, and a run that fails has to fail again.
+settings.register_profile("ldm", deadline=None, derandomize=True)
+settings.load_profile("ldm")
 
 # Tests of how the plugins work together; a tree from which they were removed has nothing there to test.
 collect_ignore = [] if (ROOT / "plugins").is_dir() else ["plugins"]
