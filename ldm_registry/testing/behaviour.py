@@ -8,15 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ldm_registry.interfaces import (
-    Component,
-    Decoder,
-    Encoder,
-    Generators,
-    NoiseLevel,
-    TrainableDecoder,
-    TrainableEncoder,
-)
+from ldm_registry.interfaces import Component, Decoder, Encoder, Generators, NoiseLevel
 from ldm_registry.testing.check import (
     Check,
     asked_of,
@@ -26,6 +18,7 @@ from ldm_registry.testing.check import (
 )
 from ldm_registry.testing.global_state import snapshot
 from ldm_registry.testing.subject import BATCH, SEED, Inputs, Subject, call, run, seeded
+from ldm_registry.trainable import TrainableDecoder, TrainableEncoder
 from ldm_registry.vocabulary import Kind
 
 NETWORKS = (Kind.ENCODER, Kind.DECODER, Kind.DENOISER)

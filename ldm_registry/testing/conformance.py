@@ -10,12 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from ldm_registry.errors import PluginError, SpecError, did_you_mean
-from ldm_registry.interfaces import Component, ComponentConfig, Fittable, NoiseSchedule, Trained
+from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
 from ldm_registry.testing import behaviour, codecs, declaration, denoisers, samplers, schedules, storage
 from ldm_registry.testing.check import Check, CheckResult, Status
 from ldm_registry.testing.global_state import restored
 from ldm_registry.testing.stand_ins import StraightConfig, StraightSchedule, trained_on_stand_in
 from ldm_registry.testing.subject import Subject
+from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
 
 CHECKS: tuple[Check, ...] = (

@@ -16,7 +16,6 @@ from ldm_registry.interfaces import (
     Decoder,
     Denoiser,
     Encoder,
-    Fittable,
     NoiseLevel,
     NoiseSchedule,
     Scheduler,
@@ -24,6 +23,7 @@ from ldm_registry.interfaces import (
     randn,
 )
 from ldm_registry.testing.stand_ins import shrink
+from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
 
 SEED = 20_240_607

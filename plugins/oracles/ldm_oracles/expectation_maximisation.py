@@ -28,11 +28,8 @@ class Mixture:
     def log_joint(self, points: Tensor) -> Tensor:
         """`log pi_k + log N(x; mu_k, diag(s_k))` for points [N, D]: [N, K], nats."""
         precision = 1.0 / self.variances
-        # Relative to the mean of the means, which keeps the expanded square from cancelling.
-        centre = self.means.mean(0)
-        points, means = points - centre, self.means - centre
-        square = points.square() @ precision.T - 2 * points @ (means * precision).T
-        square = square + (means.square() * precision).sum(1)
+        square = points.square() @ precision.T - 2 * points @ (self.means * precision).T
+        square = square + (self.means.square() * precision).sum(1)
         log_scale = self.variances.log().sum(1) + points.shape[1] * math.log(2 * math.pi)
         return self.log_proportions - 0.5 * (square + log_scale)
 
@@ -89,8 +86,7 @@ def _maximise(points: Tensor, responsibility: Tensor, *, isotropic: bool, min_va
     weight = responsibility.sum(0).clamp_min(torch.finfo(points.dtype).tiny)
     share = (responsibility / weight).T
     means = share @ points
-    centre = points.mean(0)
-    variances = share @ (points - centre).square() - (means - centre).square()
+    variances = share @ points.square() - means.square()
     if isotropic:
         variances = variances.mean(1, keepdim=True).expand_as(means)
     return Mixture((weight / len(points)).log(), means, variances.clamp_min(min_variance))

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldm_oracles.covariance import principal_axes
-from ldm_oracles.posterior import Posterior, divide, require_shape, single_or_double
+from ldm_oracles.posterior import Posterior, divide, require_shape, scales, single_or_double
 from ldm_registry.interfaces import (
     ComponentConfig,
     Condition,
@@ -113,7 +113,7 @@ class GaussianDenoiser(Denoiser):
             z: [B, C, H, W], float32 or float64.
             level: Shape [] or [B].
         """
-        alpha, sigma = level.scales(z)
+        alpha, sigma = scales(level, z)
         match self.config.covariance:
             case Covariance.ISOTROPIC:
                 variance = z.new_tensor(self.config.std**2)
@@ -167,7 +167,7 @@ def wiener_gains(variance: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor
     Both denominators are sums of squares, so nothing cancels; without noise and without variance both are 0.
     """
     total = alpha**2 * variance + sigma**2
-    return divide(alpha * variance, total), divide(sigma.expand_as(total), total)
+    return divide(alpha * variance, total), divide(sigma, total)
 
 
 def wiener(z: Tensor, mean: Tensor, variance: Tensor, alpha: Tensor, sigma: Tensor) -> Posterior:

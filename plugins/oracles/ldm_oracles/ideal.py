@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ldm_oracles.posterior import Posterior, divide, require_shape, single_or_double
+from ldm_oracles.posterior import Posterior, divide, require_shape, scales, single_or_double
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import (
     ComponentConfig,
@@ -20,7 +20,6 @@ from ldm_registry.interfaces import (
     LatentSpace,
     NoiseLevel,
     Trained,
-    broadcast,
 )
 from ldm_registry.vocabulary import Prediction
 
@@ -100,8 +99,8 @@ class IdealDenoiser(Denoiser):
         """
         weights = self.weights(z, level, class_label)
         x0 = (weights @ self.references.to(z).flatten(1)).view_as(z)
-        alpha, sigma = level.scales(z)
-        return Posterior(x0, divide(z - alpha * x0, sigma.expand_as(z)))
+        alpha, sigma = scales(level, z)
+        return Posterior(x0, divide(z - alpha * x0, sigma))
 
     def weights(self, z: Tensor, level: NoiseLevel, class_label: Tensor | None = None) -> Tensor:
         """How likely each reference is behind each noisy latent: [B, N], rows sum to 1.
@@ -115,7 +114,7 @@ class IdealDenoiser(Denoiser):
             class_label: int64 [B]; None is the whole set.
         """
         references = self.references.to(z).flatten(1)
-        alpha, sigma = (scale[:, None] if scale.ndim else scale for scale in self._flat_scales(level, z))
+        alpha, sigma = scales(level, z.flatten(1))
         # Distances by difference, not by the expanded square: that one cancels where it matters, at low noise.
         scaled = z.flatten(1) / torch.where(alpha == 0, 1.0, alpha)
         distance = torch.cdist(scaled, references, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -126,11 +125,6 @@ class IdealDenoiser(Denoiser):
         half_snr = (alpha.square() / sigma.square() / 2).clamp_max(torch.finfo(z.dtype).max)
         logits = torch.where(torch.isinf(distance), -torch.inf, -half_snr * above_nearest)
         return torch.softmax(logits, dim=1)
-
-    @staticmethod
-    def _flat_scales(level: NoiseLevel, z: Tensor) -> tuple[Tensor, Tensor]:
-        row = z.flatten(1)[:, 0]
-        return broadcast(level.alpha, row), broadcast(level.sigma, row)
 
     def _allowed(self, class_label: Tensor, classes: int) -> Tensor:
         """Which references may stand behind which sample: bool [B, N].

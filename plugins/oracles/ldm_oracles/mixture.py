@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from ldm_oracles.expectation_maximisation import fit_mixture
-from ldm_oracles.posterior import Posterior, require_shape, single_or_double
+from ldm_oracles.posterior import Posterior, require_shape, scales, single_or_double
 from ldm_registry.interfaces import (
     ComponentConfig,
     Condition,
@@ -127,7 +127,7 @@ class GaussianMixtureDenoiser(Denoiser):
         """
         log_proportions, means, variances = self._mixture(z)
         # Every tensor below is [B, K, C, H, W] or broadcasts to it.
-        alpha, sigma = (scale[..., None] if scale.ndim else scale for scale in level.scales(z))
+        alpha, sigma = (scale[..., None] if scale.ndim else scale for scale in scales(level, z))
         total = (alpha.square() * variances + sigma.square()).clamp_min(torch.finfo(z.dtype).tiny)
         offset = z[:, None] - alpha * means
         log_density = -0.5 * (offset.square() / total + total.log()).sum((2, 3, 4))

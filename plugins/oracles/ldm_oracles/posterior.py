@@ -46,6 +46,12 @@ def single_or_double(z: Tensor) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
+def scales(level: NoiseLevel, z: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of shape [] or [B, 1, ...] in the dtype and on the device of `z` [B, ...]."""
+    alpha, sigma = level.scales(z)
+    return alpha.to(z), sigma.to(z)
+
+
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 where the denominator is 0; finite in value and in gradient."""
     zero = denominator == 0

@@ -18,7 +18,8 @@ from ldm_oracles import (
 )
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoiser, Fittable, NoiseLevel
+from ldm_registry.interfaces import Denoiser, NoiseLevel
+from ldm_registry.trainable import Fittable
 from ldm_registry.weights import load_weights, parse_config, read_config, save_checkpoint
 
 Draw = Callable[..., Tensor]

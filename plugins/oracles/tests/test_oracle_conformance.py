@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from ldm_oracles import (
     GaussianConfig,
     GaussianDenoiser,
@@ -10,7 +11,7 @@ from ldm_oracles import (
 )
 from ldm_oracles.gaussian import Covariance
 
-from ldm_registry.testing import ComponentSuite
+from ldm_registry.testing import ComponentSuite, check_component
 
 ONCE = {
     "an_installed_distribution_declares_it": "the suite of another config has looked already",
@@ -42,3 +43,10 @@ class TestMixtureOfTheConfig(ComponentSuite):
 class TestIdeal(ComponentSuite):
     component = IdealDenoiser
     config = IdealConfig(channels=2, size=(4, 3), classes=4)
+
+
+@pytest.mark.parametrize("suite", [TestGaussian, TestGaussianFull, TestMixture, TestMixtureOfTheConfig])
+def test_nothing_is_left_behind_on_the_cpu(suite: type[ComponentSuite]) -> None:
+    """The meta device stands in for an accelerator: a tensor that stayed on the CPU cannot meet one that moved."""
+    report = check_component(suite.component, suite.config, devices=("meta",))
+    assert "output_follows_input_to_every_device" not in {failure.name for failure in report.failures}

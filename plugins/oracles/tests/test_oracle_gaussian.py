@@ -95,6 +95,12 @@ def test_fewer_latents_than_dimensions_give_their_singular_covariance(normal: Dr
     assert_close(denoiser.axes.T @ denoiser.axes, torch.eye(denoiser.axes.shape[1], dtype=torch.float64))
 
 
+def test_axes_of_a_set_with_repeated_latents_are_orthonormal(normal: Draw) -> None:
+    denoiser = fitted(normal(3, *SHAPE).repeat(3, 1, 1, 1), covariance="full", rank=5)
+    assert_close(denoiser.axes.T @ denoiser.axes, torch.eye(5, dtype=torch.float64))
+    assert int((denoiser.variance > 1e-12).sum()) == 2
+
+
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full"])
 def test_without_noise_it_returns_its_input_and_without_signal_the_mean(
     normal: Draw, covariance: str
