@@ -52,11 +52,11 @@ def test_single_precision_agrees_with_double_down_to_low_noise(normal: Draw) -> 
 
 def test_single_precision_tells_references_apart_that_lie_far_from_the_origin(normal: Draw) -> None:
     """The distance between near points must not come out as a difference of large squares."""
-    references = 30 + 0.1 * normal(8, *SHAPE)
+    references = 300 + 0.1 * normal(8, *SHAPE)
     level = NoiseLevel.at(torch.tensor(6.0), Scaling.VP)
     z = level.add_noise(references, normal(8, *SHAPE)).float()
     single = fitted(references).float()(z, level, {}).prediction
-    assert_close(single.double(), posterior_mean(z.double(), level, references), rtol=0, atol=1e-3)
+    assert_close(single.double(), posterior_mean(z.double(), level, references), rtol=0, atol=3e-3)
 
 
 def test_without_noise_even_the_closest_references_are_told_apart(normal: Draw) -> None:
