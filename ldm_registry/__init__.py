@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ldm_registry.assemble import assemble as assemble
-    from ldm_registry.assemble import load_component as load_component
+    from ldm_registry.assembly import assemble as assemble
+    from ldm_registry.assembly import load_component as load_component
     from ldm_registry.contracts import Contract as Contract
     from ldm_registry.data import ImageSet as ImageSet
     from ldm_registry.data import read_images as read_images
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "assemble": ("assemble", "load_component"),
+    "assembly": ("assemble", "load_component"),
     "contracts": ("Contract",),
     "data": ("ImageSet", "read_images"),
     "errors": (
@@ -111,7 +111,6 @@ __all__ = ["__version__", *_MODULE_OF]  # computed, so that it cannot disagree w
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # A submodule of the same name (`assemble`) becomes an attribute on import; the function takes its place.
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from ldm_registry.contracts import Contract
+from ldm_registry.digests import verify
 from ldm_registry.errors import ContractError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import Component, ComponentConfig, Fittable, NoiseSchedule, Trained
+from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
-from ldm_registry.weights import load_weights, parse_config, read_config, read_contract, verify
+from ldm_registry.weights import load_weights, parse_config, read_config, read_contract
 
 AnyStage = StageSpec | DenoiserSpec | SchedulerSpec
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm_registry.contracts import Contract, FileDigest
+from ldm_registry.contracts import Contract
+from ldm_registry.digests import file_digest
 from ldm_registry.errors import CheckpointError, IntegrityError, NotFoundError, SpecError, did_you_mean
 from ldm_registry.interfaces import Component, ComponentConfig
 from ldm_registry.safetensors_header import read_header
@@ -120,29 +120,6 @@ def problems_of(error: ValidationError) -> list[str]:
         f"{'.'.join(map(str, item['loc'])) or '(whole)'}: {item['msg']} (got {ascii(item['input'])[:80]})"
         for item in error.errors()
     ]
-
-
-def verify(folder: Path, contract: Contract) -> None:
-    """Compare the files of a folder with the sizes and digests in its contract.
-
-    Raises:
-        CheckpointError: A file is missing or differs.
-    """
-    problems = []
-    for name, expected in contract.files.items():
-        path = folder / name
-        if Path(name).name != name:
-            problems.append(f"{name!a}: a contract names files of its own folder only")
-        elif not path.is_file():
-            problems.append(f"{name}: missing")
-        elif (got := path.stat().st_size) != expected.size:
-            problems.append(f"{name}: {got} bytes, the contract says {expected.size}")
-        elif (digest := sha256(path)) != expected.sha256:
-            problems.append(f"{name}: sha256 {digest}, the contract says {expected.sha256}")
-    if problems:
-        raise CheckpointError(
-            f"{folder} is not what its contract says", problems, hint="fetch it again, or train it again"
-        )
 
 
 def load_weights(component: Component, folder: Path) -> None:
@@ -257,17 +234,6 @@ def save_checkpoint(
         files = {name: file_digest(folder / name) for name in written}
         text = contract.model_copy(update={"files": files}).model_dump_json(indent=2, exclude_defaults=True)
         _write(folder / CONTRACT, (text + "\n").encode())
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_digest(path: Path) -> FileDigest:
-    """Size and SHA-256 of a file."""
-    return FileDigest(sha256=sha256(path), size=path.stat().st_size)
 
 
 def _write(path: Path, content: bytes) -> None:

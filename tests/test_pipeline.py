@@ -7,7 +7,7 @@ import pytest
 import torch
 import toy_plugin
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.errors import SpecError
 from ldm_registry.pipeline import Decoded, DenoiserCalled, Pipeline, Started, Stepped
 from ldm_registry.prediction import to_x0

@@ -13,6 +13,7 @@ from toy_plugin import CodecConfig, ToyDecoder, ToyEncoder
 from ldm_registry import weights
 from ldm_registry.build import fresh
 from ldm_registry.contracts import Contract
+from ldm_registry.digests import verify
 from ldm_registry.errors import CheckpointError, IntegrityError, NotFoundError, SpecError
 from ldm_registry.safetensors_header import read_header
 
@@ -59,7 +60,7 @@ def test_both_halves_of_a_codec_come_back_bit_equal_from_one_folder(
     assert weights.parse_config(ToyEncoder, weights.read_config(folder), "here") == CONFIG
     contract = weights.read_contract(folder)
     assert contract is not None
-    weights.verify(folder, contract)
+    verify(folder, contract)
     assert set(contract.files) == {"config.json", "README.md", weights.WEIGHTS}
 
 
@@ -98,14 +99,14 @@ def test_a_changed_byte_is_found_before_anything_is_loaded(folder: Path) -> None
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{weights.WEIGHTS}: sha256 [0-9a-f]+, the contract says"):
-        weights.verify(folder, contract)
+        verify(folder, contract)
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname", "a/b.json"])
 def test_a_contract_that_names_files_elsewhere_is_refused(folder: Path, name: str) -> None:
     contract = Contract(components={}, files={name: {"sha256": "0" * 64, "size": 1}})
     with pytest.raises(CheckpointError, match="own folder only"):
-        weights.verify(folder, contract)
+        verify(folder, contract)
 
 
 @pytest.mark.parametrize("ending", [".bin", ".ckpt", ".pt"])

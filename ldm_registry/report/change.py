@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_registry.assemble import assemble, component_name
+from ldm_registry.assembly import component_name
 from ldm_registry.errors import LdmError, NotFoundError, SpecError, did_you_mean
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
-from ldm_registry.report.fit import alternatives, checkpoints
-from ldm_registry.spec import PipelineSpec, bundled_dir, dump_spec, swap
+from ldm_registry.report.fit import alternatives, checkpoints, fitted, schedule_to_keep
+from ldm_registry.spec import PipelineSpec, bundled_dir, dump_spec
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.yaml_reader import resolve_scalar
 
@@ -38,12 +38,12 @@ def changed(spec: PipelineSpec, words: Sequence[str], registry: Registry) -> Pip
     """
     changes = _parse(spec, words, registry)
     stages = [stage for stage in STAGES if stage in changes]
-    kept = _schedule_to_keep(spec, changes, registry)
+    kept = {} if "scheduler_schedule" in changes else schedule_to_keep(spec, registry)
     fitting: list[Pipeline] = []
     reason: LdmError | None = None
     for attempt in _attempts(spec, changes, stages):
         try:
-            fitting.append(_assembled(spec, attempt, kept, registry))
+            fitting.append(fitted(spec, attempt, kept, registry))
         except LdmError as error:
             reason = error
         if fitting and attempt is changes:
@@ -147,35 +147,6 @@ def _attempts(
         }
         if found:
             yield {**changes, **found}
-
-
-def _assembled(
-    spec: PipelineSpec, changes: dict[str, Any], kept: dict[str, Any], registry: Registry
-) -> Pipeline:
-    try:
-        return assemble(swap(spec, **changes), registry)
-    except LdmError:
-        if not kept:
-            raise
-        return assemble(swap(spec, **changes, **kept), registry)
-
-
-def _schedule_to_keep(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    """The noise schedule that sampling followed so far, for a new denoiser that was trained under none."""
-    if Kind.DENOISER not in changes or spec.scheduler.schedule or "scheduler_schedule" in changes:
-        return {}
-    try:
-        schedule = assemble(spec, registry).denoiser.training_schedule
-    except LdmError:
-        return {}
-    if schedule is None:
-        return {}
-    return {
-        "scheduler_schedule": {
-            "name": schedule.name,
-            **schedule.config.model_dump(mode="json", by_alias=True),
-        }
-    }
 
 
 def _with_alternatives(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.errors import LdmError
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
@@ -77,26 +78,66 @@ def alternatives(spec: PipelineSpec, stage: Kind, registry: Registry) -> list[st
     Returns:
         `NAME` or `NAME:CHECKPOINT`; those that raise a warning say so and come last.
     """
+    kept = schedule_to_keep(spec, registry) if stage is Kind.DENOISER else {}
     found = []
     for name in registry.names(stage):
+        options = []
         for folder in (None, *checkpoints(spec, stage, name)):
-            changes: dict[str, Any] = (
-                {stage: name} if folder is None else {stage: name, f"{stage}_checkpoint": str(folder)}
-            )
-            warnings = _warnings_of(spec, changes, registry)
-            if warnings is not None:
-                where = "" if folder is None else f":{folder.parent.name}/{folder.name}"
-                found.append((len(warnings) > 0, f"{name}{where}"))
-                break
+            changes: dict[str, Any] = {stage: name}
+            if folder is not None:
+                changes[f"{stage}_checkpoint"] = str(folder)
+            try:
+                warnings = fitted(spec, changes, kept, registry).warnings
+            except LdmError:
+                continue
+            where = "" if folder is None else f":{folder.parent.name}/{folder.name}"
+            options.append((len(warnings), f"{name}{where}"))
+        found += sorted(options)[:1]
     return [f"{text} (with a warning)" if warned else text for warned, text in sorted(found)]
 
 
-def _warnings_of(spec: PipelineSpec, changes: dict[str, Any], registry: Registry) -> tuple[str, ...] | None:
-    """What a changed spec is warned of; None when it does not fit at all."""
+def fitted(
+    spec: PipelineSpec, changes: Mapping[str, Any], kept: Mapping[str, Any], registry: Registry
+) -> Pipeline:
+    """The pipeline of a changed spec.
+
+    Args:
+        spec: Left as it is.
+        changes: As `swap` takes them.
+        kept: More changes, for the case that it does not fit without them: see `schedule_to_keep`.
+        registry: What there is.
+
+    Raises:
+        LdmError: It does not fit either way.
+    """
     try:
-        return assemble(swap(spec, **changes), registry).warnings
+        return assemble(swap(spec, **changes), registry)
     except LdmError:
-        return None
+        if not kept or Kind.DENOISER not in changes:
+            raise
+        return assemble(swap(spec, **changes, **kept), registry)
+
+
+def schedule_to_keep(spec: PipelineSpec, registry: Registry) -> dict[str, Any]:
+    """The change that keeps the noise schedule of a spec under a new denoiser that was trained under none.
+
+    Args:
+        spec: Before the change.
+        registry: What there is.
+
+    Returns:
+        Nothing where the spec names a schedule itself, or does not fit.
+    """
+    if spec.scheduler.schedule is not None:
+        return {}
+    try:
+        schedule = assemble(spec, registry).denoiser.training_schedule
+    except LdmError:
+        return {}
+    if schedule is None:
+        return {}
+    settings = schedule.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return {"scheduler_schedule": {"name": schedule.name, **settings}}
 
 
 def _stage(pipe: Pipeline, stage: Kind) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.errors import SpecError
 from ldm_registry.pipeline import Event
 from ldm_registry.report import run_record

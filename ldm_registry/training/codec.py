@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ldm_registry.data import to_unit
 from ldm_registry.errors import ContractError, SpecError
-from ldm_registry.interfaces import Decoder, Encoder, TrainableDecoder, TrainableEncoder
+from ldm_registry.interfaces import Decoder, Encoder
+from ldm_registry.trainable import TrainableDecoder, TrainableEncoder
 from ldm_registry.training.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss, layers_for
 from ldm_registry.training.images import pixels_of_step
 from ldm_registry.training.loop import StepResult, autocast, finish_step, new_state, paced, reseed_dropout

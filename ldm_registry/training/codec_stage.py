@@ -12,7 +12,8 @@ from torch import Tensor
 from ldm_registry.contracts import Contract, LatentStatistics, SelfTest
 from ldm_registry.data import to_unit
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Decoder, Encoder, TrainableEncoder
+from ldm_registry.interfaces import Decoder, Encoder
+from ldm_registry.trainable import TrainableEncoder
 from ldm_registry.training import self_test
 from ldm_registry.training.card import model_card, training_facts
 from ldm_registry.training.codec import train_codec

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from ldm_registry.contracts import Contract, Scalar, SelfTest
+from ldm_registry.digests import sha256
 from ldm_registry.errors import ContractError, SpecError
-from ldm_registry.interfaces import Denoiser, Encoder, Fittable, NoiseLevel, Trained, randn
+from ldm_registry.interfaces import Denoiser, Encoder, NoiseLevel, Trained, randn
+from ldm_registry.trainable import Fittable
 from ldm_registry.training import self_test
 from ldm_registry.training.card import machine, model_card, training_facts
 from ldm_registry.training.construct import denoiser_of, initialise, trained_encoder
@@ -26,7 +28,7 @@ from ldm_registry.training.seeds import seeded
 from ldm_registry.training.settings import DenoiserTraining
 from ldm_registry.training.state import read_notes
 from ldm_registry.vocabulary import Kind, Scaling
-from ldm_registry.weights import WEIGHTS, save_checkpoint, sha256
+from ldm_registry.weights import WEIGHTS, save_checkpoint
 
 GOLDEN_SAMPLES = 2
 

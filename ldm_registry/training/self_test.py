@@ -10,17 +10,9 @@ from torch import Tensor
 
 from ldm_registry.contracts import DenoisingError, LatentStatistics
 from ldm_registry.data import to_unit
-from ldm_registry.interfaces import (
-    Condition,
-    Decoder,
-    DecoderOutput,
-    Denoiser,
-    Encoder,
-    NoiseLevel,
-    TrainableDecoder,
-    randn,
-)
+from ldm_registry.interfaces import Condition, Decoder, Denoiser, Encoder, NoiseLevel, randn
 from ldm_registry.prediction import to_x0
+from ldm_registry.trainable import DecoderOutput, TrainableDecoder
 from ldm_registry.training.gaussian import GaussianFit
 from ldm_registry.training.seeds import seeded
 from ldm_registry.vocabulary import Scaling

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from ldm_registry.data import ImageSet, read_images
+from ldm_registry.digests import sha256
 from ldm_registry.errors import SpecError
 from ldm_registry.registry import Registry
 from ldm_registry.spec import PipelineSpec
@@ -18,7 +19,6 @@ from ldm_registry.training.denoiser_stage import denoiser_stage
 from ldm_registry.training.job import Job
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.settings import CodecTraining, DenoiserTraining
-from ldm_registry.weights import sha256
 
 SPECS = "specs"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.contracts import Contract, DenoisingError
 from ldm_registry.data import ImageSet, read_images, to_unit
 from ldm_registry.interfaces import NoiseLevel, randn

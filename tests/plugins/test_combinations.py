@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.build import Built
 from ldm_registry.errors import ContractError
 from ldm_registry.registry import Registry

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.pipeline import Stepped
 from ldm_registry.registry import Registry
 from ldm_registry.spec import PipelineSpec

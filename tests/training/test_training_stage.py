@@ -11,8 +11,9 @@ import pytest
 import tiny_parts
 import torch
 
-from ldm_registry.assemble import assemble
+from ldm_registry.assembly import assemble
 from ldm_registry.data import read_images, to_unit
+from ldm_registry.digests import verify
 from ldm_registry.errors import ContractError, NotFoundError, SpecError
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
@@ -20,7 +21,7 @@ from ldm_registry.spec import load_spec
 from ldm_registry.training import Progress, train
 from ldm_registry.training.self_test import mean_psnr_db
 from ldm_registry.vocabulary import Kind
-from ldm_registry.weights import read_contract, verify
+from ldm_registry.weights import read_contract
 
 
 def assembled(spec: Path) -> Pipeline:

@@ -13,8 +13,9 @@ from conftest import blobs
 from torch import Tensor, nn
 
 from ldm_registry.errors import ContractError, SpecError
-from ldm_registry.interfaces import DecoderOutput, NoiseLevel, Trained
+from ldm_registry.interfaces import NoiseLevel, Trained
 from ldm_registry.prediction import from_x0, to_x0
+from ldm_registry.trainable import DecoderOutput
 from ldm_registry.training.adversarial import adaptive_weight
 from ldm_registry.training.average import Average
 from ldm_registry.training.codec import train_codec

@@ -16,17 +16,16 @@ from ldm_registry.interfaces import (
     ComponentConfig,
     Condition,
     Decoder,
-    DecoderOutput,
     Denoiser,
     DenoiserOutput,
     Encoder,
-    EncoderOutput,
     Generators,
     LatentSpace,
     NoiseLevel,
     Trained,
     randn,
 )
+from ldm_registry.trainable import DecoderOutput, EncoderOutput
 from ldm_registry.vocabulary import Prediction
 
 STRIDE = 4

@@ -39,7 +39,7 @@ def show(
 def check(spec: Spec, device: Device = None, json: Json = False) -> Result:
     """Build the pipeline of a spec and report every reason why it would not run."""
     resolved = resolve(spec, device=device)
-    from ldm_registry.assemble import assemble
+    from ldm_registry.assembly import assemble
     from ldm_registry.report.fit import describe_fit, render
 
     document = describe_fit(assemble(resolved))

@@ -62,7 +62,7 @@ def trace(
 ) -> Result:
     """Make one batch of images and report every event on the way: noise level, sizes, times."""
     resolved = resolve(spec, seed=seed, device=device)
-    from ldm_registry.assemble import assemble
+    from ldm_registry.assembly import assemble
     from ldm_registry.report.timing import events
     from ldm_registry.report.trace import render, rows, to_document
 

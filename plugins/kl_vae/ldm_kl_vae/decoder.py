@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ldm_kl_vae.config import KLVAEConfig
 from ldm_kl_vae.networks import DecoderNetwork
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Decoder, DecoderOutput
+from ldm_registry.interfaces import Decoder
+from ldm_registry.trainable import DecoderOutput
 
 
 @final

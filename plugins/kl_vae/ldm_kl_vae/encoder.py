@@ -12,7 +12,8 @@ from ldm_kl_vae.config import KLVAEConfig
 from ldm_kl_vae.networks import EncoderNetwork
 from ldm_kl_vae.posterior import DiagonalGaussian
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Encoder, EncoderOutput, Generators
+from ldm_registry.interfaces import Encoder, Generators
+from ldm_registry.trainable import EncoderOutput
 
 
 @final

@@ -17,7 +17,8 @@ from ldm_kl_vae.normalisation import Normalisation
 from pydantic import ValidationError
 
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import LatentSpace, TrainableDecoder, TrainableEncoder
+from ldm_registry.interfaces import LatentSpace
+from ldm_registry.trainable import TrainableDecoder, TrainableEncoder
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 

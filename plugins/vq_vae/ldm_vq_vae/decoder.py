@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Decoder, DecoderOutput
+from ldm_registry.interfaces import Decoder
+from ldm_registry.trainable import DecoderOutput
 from ldm_vq_vae.assignment import perplexity
 from ldm_vq_vae.codebook import Codebook
 from ldm_vq_vae.config import VQVAEConfig

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_registry.errors import SpecError
-from ldm_registry.interfaces import Encoder, EncoderOutput, Generators
+from ldm_registry.interfaces import Encoder, Generators
+from ldm_registry.trainable import EncoderOutput
 from ldm_vq_vae.config import VQVAEConfig
 from ldm_vq_vae.networks import EncoderNetwork
 

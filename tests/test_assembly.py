@@ -8,7 +8,7 @@ import torch
 import toy_plugin
 from toy_plugin import CodecConfig, DenoiserConfig, ToyDecoder, ToyDenoiser, ToyEncoder
 
-from ldm_registry.assemble import assemble, load_component
+from ldm_registry.assembly import assemble, load_component
 from ldm_registry.build import build_schedule, fresh
 from ldm_registry.contracts import Contract
 from ldm_registry.errors import CheckpointError, ContractError, NotFoundError, SpecError
