@@ -1,6 +1,6 @@
 """Checks types and array shapes at run time, for the tests alone: an import hook breaks `torch.compile`.
 
-Named by `--jaxtyping-packages` in `pyproject.toml`.
+Named by `--jaxtyping-packages`: see `.ci/run`.
 """
 
 from __future__ import annotations
