@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_registry.interfaces import ComponentConfig, Condition
 from ldm_registry.noise import Generators
@@ -80,3 +80,8 @@ class Fittable(Protocol):
             The config of the fitted component; it may differ from the one before (the size of the set).
         """
         ...
+
+
+def has_training_view(half: nn.Module) -> bool:
+    """Whether a half of a codec implements `forward`: every module has one, so the protocols do not tell."""
+    return type(half).forward is not nn.Module.forward

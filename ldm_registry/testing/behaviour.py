@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_registry.interfaces import Component, Decoder, Encoder, Generators, NoiseLevel
 from ldm_registry.testing.check import (
@@ -18,7 +18,7 @@ from ldm_registry.testing.check import (
 )
 from ldm_registry.testing.global_state import snapshot
 from ldm_registry.testing.subject import BATCH, SEED, Inputs, Subject, call, run, seeded
-from ldm_registry.trainable import TrainableDecoder, TrainableEncoder
+from ldm_registry.trainable import TrainableDecoder, TrainableEncoder, has_training_view
 from ldm_registry.vocabulary import Kind
 
 NETWORKS = (Kind.ENCODER, Kind.DECODER, Kind.DENOISER)
@@ -155,8 +155,7 @@ def _both_level_shapes(inputs: Inputs) -> list[Inputs]:
 
 def _training_view(component: Component, inputs: Inputs) -> list[Tensor]:
     """What training differentiates: every output, and every loss that the component adds."""
-    # Every module has an attribute `forward`, so the protocols alone do not tell who implements it.
-    trainable = type(component).forward is not nn.Module.forward
+    trainable = has_training_view(component)
     if trainable and isinstance(component, Encoder) and isinstance(component, TrainableEncoder):
         encoded = component.forward(inputs.main, seeded())
         return [encoded.latent, *encoded.losses.values()]

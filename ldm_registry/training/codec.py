@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ldm_registry.data import to_unit
 from ldm_registry.errors import ContractError, SpecError
 from ldm_registry.interfaces import Decoder, Encoder
-from ldm_registry.trainable import TrainableDecoder, TrainableEncoder
+from ldm_registry.trainable import TrainableDecoder, TrainableEncoder, has_training_view
 from ldm_registry.training.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss, layers_for
 from ldm_registry.training.images import pixels_of_step
 from ldm_registry.training.loop import StepResult, autocast, finish_step, new_state, paced, reseed_dropout
@@ -60,8 +60,9 @@ def train_codec(
         SpecError: A loss has no weight, or the training diverged.
         CheckpointError: The state in the folder is of another training.
     """
-    if not isinstance(encoder, TrainableEncoder) or not isinstance(decoder, TrainableDecoder):
-        lacking = encoder if not isinstance(encoder, TrainableEncoder) else decoder
+    trainable = isinstance(encoder, TrainableEncoder) and has_training_view(encoder)
+    if not trainable or not has_training_view(decoder):
+        lacking = decoder if trainable else encoder
         raise ContractError(
             f"{lacking.kind} {lacking.name!r} cannot be trained: it has no training view `forward`"
         )

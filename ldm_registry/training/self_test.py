@@ -12,7 +12,7 @@ from ldm_registry.contracts import DenoisingError, LatentStatistics
 from ldm_registry.data import to_unit
 from ldm_registry.interfaces import Condition, Decoder, Denoiser, Encoder, NoiseLevel, randn
 from ldm_registry.prediction import to_x0
-from ldm_registry.trainable import DecoderOutput, TrainableDecoder
+from ldm_registry.trainable import DecoderOutput, has_training_view
 from ldm_registry.training.gaussian import GaussianFit
 from ldm_registry.training.seeds import seeded
 from ldm_registry.vocabulary import Scaling
@@ -74,7 +74,7 @@ def decoder_statistics(decoder: Decoder, latents: Tensor, device: torch.device) 
 
     Empty for a decoder without a training view.
     """
-    if not isinstance(decoder, TrainableDecoder):
+    if not has_training_view(decoder):
         return {}
     output = decoder(latents.to(device))
     return output.statistics if isinstance(output, DecoderOutput) else {}
