@@ -199,12 +199,21 @@ class UNetConfig(ComponentConfig):
         for width in dict.fromkeys(self.block_out_channels):
             if width < 1 or width % self.norm_num_groups:
                 yield f"block_out_channels has {width}, not a multiple of norm_num_groups {self.norm_num_groups}"
-            if self.attention_head_dim is not None and width < self.attention_head_dim:
-                yield f"block_out_channels has {width}, less than attention_head_dim {self.attention_head_dim}"
+            head = self.attention_head_dim
+            if head is not None and width < head and width in self._attended_widths():
+                yield f"block_out_channels has {width} with attention, less than attention_head_dim {head}"
         if self.attn_norm_num_groups is not None and self.block_out_channels[-1] % self.attn_norm_num_groups:
             yield f"attn_norm_num_groups {self.attn_norm_num_groups} does not divide {self.block_out_channels[-1]}"
         if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
             yield "time_embedding_type 'learned' needs num_train_timesteps"
+
+    def _attended_widths(self) -> set[int]:
+        """Widths of the levels that have attention; of the others attention_head_dim says nothing."""
+        widths = self.block_out_channels
+        down = zip(self.down_block_types, widths, strict=False)
+        up = zip(self.up_block_types, reversed(widths), strict=False)
+        attended = {width for block, width in (*down, *up) if block.startswith("Attn")}
+        return attended | ({widths[-1]} if self.add_attention and widths else set())
 
     def _wrong_classes(self) -> Iterator[str]:
         if self.null_class is None:

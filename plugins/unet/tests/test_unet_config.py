@@ -60,7 +60,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     [
         ({"block_out_channels": (32, 64, 96)}, "have 2, 2 and 3 entries"),
         ({"block_out_channels": (32, 48)}, "has 48, not a multiple of norm_num_groups 32"),
-        ({"attention_head_dim": 64}, "has 32, less than attention_head_dim 64"),
+        ({"attention_head_dim": 64}, "has 32 with attention, less than attention_head_dim 64"),
         ({"attn_norm_num_groups": 5}, "5 does not divide 64"),
         ({"time_embedding_type": "learned"}, "needs num_train_timesteps"),
         ({"null_class": 3}, "needs a class table"),
