@@ -60,7 +60,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     [
         ({"block_out_channels": (32, 64, 96)}, "have 2, 2 and 3 entries"),
         ({"block_out_channels": (32, 48)}, "has 48, not a multiple of norm_num_groups 32"),
-        ({"attention_head_dim": 64}, "has 32 with attention, less than attention_head_dim 64"),
+        ({"attention_head_dim": 96}, "has 64 with attention, less than attention_head_dim 96"),
         ({"attn_norm_num_groups": 5}, "5 does not divide 64"),
         ({"time_embedding_type": "learned"}, "needs num_train_timesteps"),
         ({"null_class": 3}, "needs a class table"),
@@ -96,3 +96,12 @@ def test_every_field_is_described() -> None:
 def test_the_schema_for_editors_lists_the_words() -> None:
     properties = UNetConfig.model_json_schema()["properties"]
     assert "fourier" in properties["time_embedding_type"]["enum"]
+
+
+def test_levels_without_attention_may_be_narrower_than_a_head() -> None:
+    blocks = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    config = UNetConfig.model_validate(TWO | blocks | {"attention_head_dim": 64})
+    assert config.block_out_channels[0] < 64
