@@ -205,7 +205,8 @@ def _conditions(spec: PipelineSpec, denoiser: Denoiser) -> Iterator[str]:
     accepted = denoiser.conditioning
     for name, values in spec.condition.items():
         if name not in accepted:
-            yield f"denoiser {spec.denoiser.use!r} takes no condition {name!r}; {did_you_mean(name, list(accepted))}"
+            instead = did_you_mean(name, list(accepted)) if accepted else "it takes none"
+            yield f"denoiser {spec.denoiser.use!r} takes no condition {name!r}; {instead}"
             continue
         given = accepted[name]
         if given.classes is not None:

@@ -61,8 +61,8 @@ def checked_checkpoint(text: str | None) -> str | None:
         return checked_local(text)
     if not _PINNED.fullmatch(text):
         raise ValueError(
-            f"got {text!r}; expected hf://org/name@<40-hex commit>: a branch or a tag can move, and "
-            "`ldm lock` writes the commit that it stands for now"
+            f"got {text!r}; expected hf://org/name@<40-hex commit>: a branch or a tag can move; "
+            "write the commit that it stands for now"
         )
     return text
 
