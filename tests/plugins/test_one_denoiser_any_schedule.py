@@ -69,7 +69,7 @@ def spec_of(denoiser: dict[str, Any], scheduler: str, schedule: str) -> Pipeline
             "denoiser": {**denoiser, "dtype": "float64"},
             "scheduler": {
                 "use": scheduler,
-                "config": {"log_snrs": LOG_SNRS},
+                "config": {"log_snrs": LOG_SNRS, "sigma_spacing": "none"},
                 "schedule": {"name": schedule},
                 "dtype": "float64",
             },
