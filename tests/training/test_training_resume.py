@@ -14,14 +14,20 @@ from pathlib import Path
 import pytest
 import tiny_parts
 import torch
+import toy_plugin
 from conftest import blobs
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ldm_registry.interfaces import Trained
 from ldm_registry.training.codec import train_codec
+from ldm_registry.training.denoiser import train_denoiser
+from ldm_registry.training.gaussian import GaussianFit
+from ldm_registry.training.latents import Latents
 from ldm_registry.training.seeds import seeded
-from ldm_registry.training.settings import CodecTraining
+from ldm_registry.training.settings import CodecTraining, DenoiserTraining
 from ldm_registry.training.state import FILE
+from ldm_registry.vocabulary import Prediction
 from ldm_registry.weights import WEIGHTS
 
 SCRIPT = Path(__file__).with_name("run_training.py")
@@ -31,6 +37,7 @@ PATH = os.pathsep.join(str(folder) for folder in (*SCRIPT.parents[:2], SCRIPT.pa
 def weights_after(settings: CodecTraining, folder: Path, stops: list[int]) -> dict[str, Tensor]:
     """Train a tiny codec, abandoning the run after each of the given steps; the final weights."""
     images, validation = blobs(20, 0), blobs(4, 1)
+    before = 0
     for stop in [*stops, settings.steps]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -39,9 +46,14 @@ def weights_after(settings: CodecTraining, folder: Path, stops: list[int]) -> di
                 tiny_parts.TinyDecoder(tiny_parts.TinyConfig()),
             )
         torch.manual_seed(random.randrange(2**31))  # the global generator is nobody's business
+        seen = []
         for progress in train_codec(*parts, settings, images, validation=validation, folder=folder):
+            seen.append(progress.step)
             if progress.step >= stop and progress.stopped is None:
                 break
+        # A run that started afresh would end with the same bits: it has to go on from where the last one was.
+        assert seen[0] > before
+        before = stop - 1
     return {f"{part.kind}.{name}": tensor for part in parts for name, tensor in part.state_dict().items()}
 
 
@@ -63,6 +75,50 @@ def test_a_resumed_run_ends_with_the_same_bits(variant: dict[str, object], tmp_p
     whole = weights_after(settings, tmp_path / "whole", [])
     pieces = weights_after(settings, tmp_path / "pieces", [2, 3, 7])
     assert whole.keys() == pieces.keys()
+    assert [name for name in whole if not torch.equal(whole[name], pieces[name])] == []
+
+
+def denoiser_after(settings: DenoiserTraining, folder: Path, stops: list[int]) -> dict[str, Tensor]:
+    """Train a toy denoiser, abandoning the run after each of the given steps; the final weights."""
+    values = torch.randn(2, 32, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    latents = Latents(values, torch.arange(32) % 3)
+    before = 0
+    for stop in [*stops, settings.steps]:
+        schedule = toy_plugin.ToySchedule(toy_plugin.ScheduleConfig())
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            denoiser = toy_plugin.ToyDenoiser(
+                toy_plugin.DenoiserConfig(channels=2), Trained(Prediction.V, schedule)
+            )
+        torch.manual_seed(random.randrange(2**31))  # the global generator is nobody's business
+        yardstick = GaussianFit.of(latents.flat())
+        run = train_denoiser(
+            denoiser, settings, latents, validation=latents, gaussian=yardstick, folder=folder, identity={}
+        )
+        seen = []
+        for progress in run:
+            seen.append(progress.step)
+            if progress.step >= stop and progress.stopped is None:
+                break
+        assert seen[0] > before
+        before = stop - 1
+    return denoiser.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_denoiser_ends_with_the_same_bits(optimizer: str, tmp_path: Path) -> None:
+    settings = DenoiserTraining(
+        steps=9,
+        batch=4,
+        warmup=2,
+        validate_every=1,
+        checkpoint_every_s=1e-9,
+        ema_half_life=3.0,
+        label_dropout=0.3,
+        optimizer=optimizer,
+    )
+    whole = denoiser_after(settings, tmp_path / "whole", [])
+    pieces = denoiser_after(settings, tmp_path / "pieces", [2, 3, 7])
     assert [name for name in whole if not torch.equal(whole[name], pieces[name])] == []
 
 
@@ -107,6 +163,7 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(
     resumed = spawn("encoder", spec)
     output, _ = resumed.communicate(timeout=60)
     assert resumed.returncode == 0
+    assert int(output.split()[0]) > 1, "it started afresh"
     assert output.splitlines()[-1] == "200 finished"
     got = load_file(tmp_path / "codec" / WEIGHTS)
     (tmp_path / "codec").rename(tmp_path / "killed")
