@@ -31,11 +31,6 @@ def validation(root: Path) -> ImageSet:
     return read_images(root / "specs" / "data" / "noto-emoji-64-val.tar")
 
 
-@pytest.fixture(scope="module")
-def root() -> Path:
-    return Path(__file__).parents[2]
-
-
 def contract_of(checkpoint: str | None) -> Contract:
     assert checkpoint is not None
     contract = read_contract(Path(checkpoint))
