@@ -8,9 +8,9 @@ per channel.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -123,7 +123,11 @@ class Component(nn.Module, ABC):
         name: Lower-case words joined by hyphens (schedules: by underscores, as the field writes them).
         Config: The class of its config.
         sibling_prefixes: Prefixes of the tensors in its checkpoint that belong to the other half of a codec.
-        diffusers_class: The class of diffusers whose config keys and tensor names these are, if any.
+        diffusers_class: The class of diffusers (or transformers) whose config keys and tensor names these are, if any.
+        renamed_tensors: (pattern, replacement) pairs for `re.sub`, tried on the name of every stored tensor that the
+            component does not know: the names that older versions of the library wrote. A 1x1 convolution under
+            an old name fits a linear layer.
+        ignored_tensors: Patterns, matched in full, of stored tensors that hold nothing which is not in the config.
         config: What it was built from.
     """
 
@@ -132,7 +136,21 @@ class Component(nn.Module, ABC):
     Config: ClassVar[type[ComponentConfig]]
     sibling_prefixes: ClassVar[tuple[str, ...]] = ()
     diffusers_class: ClassVar[str | None] = None
+    renamed_tensors: ClassVar[tuple[tuple[str, str], ...]] = ()
+    ignored_tensors: ClassVar[tuple[str, ...]] = ()
     config: ComponentConfig
+
+    @classmethod
+    def adopt_config(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of a stored config in the keys of `Config`; for configs that other versions or classes wrote.
+
+        Args:
+            values: A `config.json` without the keys that start with `_` and are not the component's own.
+
+        Raises:
+            SpecError: A key has a value that the component cannot honour; all of them.
+        """
+        return values
 
 
 class NoiseSchedule(Component):
@@ -288,4 +306,33 @@ class Scheduler(Component):
 
         Yields:
             N steps.
+        """
+
+
+class Conditioner(Component):
+    """What people write to what a denoiser takes: prompts to embeddings. Built as `cls(config, tokenizer)`.
+
+    `tokenizer` is the folder of the tokenizer's files, for a conditioner of text; None where there is none.
+
+    Attributes:
+        inputs: The names in a spec's `condition` that it reads, all of them texts.
+        outputs: What it gives the denoiser, by name. Where several conditioners of a pipeline give one name,
+            their tensors are joined along the last axis, in the order of the spec.
+    """
+
+    kind = Kind.CONDITIONER
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, Conditioning]
+
+    @abstractmethod
+    def encode(self, texts: Mapping[str, Sequence[str]], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Encode a batch.
+
+        Args:
+            texts: For each of `inputs`, B texts. Classifier-free guidance encodes the negative texts in the same
+                way, by default empty ones.
+            size: (height, width) of the image in pixels.
+
+        Returns:
+            A tensor [B, ...] for each of `outputs`; [1, ...] where there is no input.
         """

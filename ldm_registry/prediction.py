@@ -10,6 +10,7 @@ prediction p            definition                 x0
 `v`                     alpha*epsilon - sigma*x0   (alpha * z - sigma * p) / (alpha**2 + sigma**2)
 `velocity`              epsilon - x0               (z - sigma * p) / (alpha + sigma)
 `reverse_velocity`      x0 - epsilon               (z + sigma * p) / (alpha + sigma)
+`f`                     sigma*x0 - alpha*epsilon   (alpha * z + sigma * p) / (alpha**2 + sigma**2)
 ======================  =========================  ==========================================
 """
 
@@ -51,6 +52,8 @@ def to_x0(prediction: Prediction, output: Tensor, z: Tensor, level: NoiseLevel) 
             return (z - sigma * output) / (alpha + sigma)
         case Prediction.REVERSE_VELOCITY:
             return (z + sigma * output) / (alpha + sigma)
+        case Prediction.F:
+            return (alpha * z + sigma * output) / (alpha**2 + sigma**2)
 
 
 def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLevel) -> Tensor:
@@ -60,7 +63,7 @@ def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLev
         prediction: What the network puts out.
         x0: The clean latent [B, C, H, W].
         epsilon: The noise, same shape.
-        level: Shape [] or [B]; for `v`, normalised to `alpha**2 + sigma**2 = 1`.
+        level: Shape [] or [B]; for `v` and `f`, normalised to `alpha**2 + sigma**2 = 1`.
     """
     match prediction:
         case Prediction.X0:
@@ -74,6 +77,9 @@ def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLev
             return epsilon - x0
         case Prediction.REVERSE_VELOCITY:
             return x0 - epsilon
+        case Prediction.F:
+            alpha, sigma = level.scales(x0)
+            return sigma * x0 - alpha * epsilon
 
 
 def to_epsilon(x0: Tensor, z: Tensor, level: NoiseLevel) -> Tensor:

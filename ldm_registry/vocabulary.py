@@ -6,13 +6,17 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a component is. The first four are the stages of a pipeline, in the order of the data flow."""
+    """What a component is. The first four are the stages of a pipeline, in the order of the data flow.
+
+    Conditioners stand beside the stages: a pipeline has as many as its denoiser needs, often none.
+    """
 
     ENCODER = "encoder"
     DENOISER = "denoiser"
     SCHEDULER = "scheduler"
     DECODER = "decoder"
     SCHEDULE = "schedule"
+    CONDITIONER = "conditioner"
 
 
 STAGES = (Kind.ENCODER, Kind.DENOISER, Kind.SCHEDULER, Kind.DECODER)
@@ -29,6 +33,9 @@ class Prediction(StrEnum):
     """`epsilon - x0`: points from data to noise (Stable Diffusion 3, Flux)."""
     REVERSE_VELOCITY = "reverse_velocity"
     """`x0 - epsilon`: points from noise to data (SiT, Open-Sora)."""
+    F = "f"
+    """`sigma * x0 - alpha * epsilon` with `alpha**2 + sigma**2 = 1`, which is -v: the raw network of EDM for data
+    of unit variance (Eq. 7, Karras et al. 2022)."""
 
 
 class Scaling(StrEnum):

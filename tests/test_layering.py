@@ -26,14 +26,14 @@ LAYERS = (
         "spec",
         "spec_*",
     ),
-    ("contracts", "hub", "hookspecs", "trainable"),
+    ("contracts", "foreign", "hub", "hookspecs", "trainable"),
     ("registry", "weights", "digests"),
     ("build", "assembly", "pipeline"),
     ("training", "training.*", "diagnostics", "diagnostics.*", "report", "report.*"),
     ("testing", "testing.*"),
     ("cli", "cli.*", "__main__"),
 )
-PUBLIC_TO_PLUGINS = {"interfaces", "trainable", "vocabulary", "prediction", "errors", "hookspecs", "testing"}
+PUBLIC_TO_PLUGINS = {"interfaces", "foreign", "trainable", "vocabulary", "prediction", "errors", "hookspecs", "testing"}
 PLUGIN_FILES = sorted((ROOT / "plugins").glob("*/ldm_*/**/*.py"))
 PLUGIN_TEST_FILES = sorted((ROOT / "plugins").glob("*/tests/**/*.py"))
 

@@ -127,7 +127,7 @@ def loss_weight(prediction: Prediction, level: NoiseLevel, settings: DenoiserTra
             factor = torch.ones_like(alpha)
         case Prediction.EPSILON:
             factor = sigma / alpha
-        case Prediction.V:
+        case Prediction.V | Prediction.F:
             factor = sigma
         case Prediction.VELOCITY | Prediction.REVERSE_VELOCITY:
             factor = sigma / (alpha + sigma)
