@@ -11,7 +11,7 @@ from typing import Any, cast
 from ldm_registry.build import Built, build, build_schedule, config_of
 from ldm_registry.contracts import Parts, check
 from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import Component, Decoder, Denoiser, Encoder, Scheduler
+from ldm_registry.interfaces import Component, Conditioner, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
@@ -37,17 +37,23 @@ def assemble(
         IntegrityError: A checkpoint is not what its contract or its config says.
         PluginError: A plugin is broken.
     """
-    plan, misfits = _plan(spec, registry or Registry.discover())
+    registry = registry or Registry.discover()
+    plan, misfits = _plan(spec, registry)
+    conditioners = {
+        label: build(Kind.CONDITIONER, stage, registry) for label, stage in spec.conditioners.items()
+    }
     parts = Parts(
         cast(Encoder, plan[Kind.ENCODER].component),
         cast(Denoiser, plan[Kind.DENOISER].component),
         cast(Scheduler, plan[Kind.SCHEDULER].component) if Kind.SCHEDULER in plan else None,
         cast(Decoder, plan[Kind.DECODER].component),
         {stage: built.contract for stage, built in plan.items() if built.contract is not None},
+        {label: cast(Conditioner, built.component) for label, built in conditioners.items()},
     )
     findings = check(spec, parts)
+    everything = [*plan.values(), *conditioners.values()]
     untrained = (
-        [] if init_seed is not None else [text for built in plan.values() if (text := built.lacks_weights())]
+        [] if init_seed is not None else [text for built in everything if (text := built.lacks_weights())]
     )
     problems = [*misfits, *findings.errors, *untrained]
     if problems:
@@ -64,6 +70,10 @@ def assemble(
         cast(Scheduler, stages[Kind.SCHEDULER]),
         cast(Decoder, stages[Kind.DECODER]),
         findings.warnings,
+        {
+            label: cast(Conditioner, built.materialise(spec.conditioners[label], init_seed=init_seed))
+            for label, built in conditioners.items()
+        },
     )
 
 

@@ -15,12 +15,12 @@ from ldm_registry.digests import verify
 from ldm_registry.errors import ContractError, NotFoundError, PluginError, SpecError
 from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
 from ldm_registry.registry import Registry
-from ldm_registry.spec import DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.spec import ConditionerSpec, DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
 from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import load_weights, parse_config, read_config, read_contract
 
-AnyStage = StageSpec | DenoiserSpec | SchedulerSpec
+AnyStage = StageSpec | DenoiserSpec | SchedulerSpec | ConditionerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def build(
     schedule: NoiseSchedule | None = None,
     tokens: int | None = None,
 ) -> Built:
-    """One stage of a spec on the meta device.
+    """One stage of a spec, or a conditioner, on the meta device.
 
     Args:
-        kind: Which stage.
+        kind: What it is.
         stage: Its part of the spec.
         registry: Where it comes from.
         schedule: For a scheduler: the noise schedule that it steps through.
@@ -113,7 +113,7 @@ def build(
     component = registry.get(kind, stage.use)
     checkpoint = getattr(stage, "checkpoint", None)
     folder = _local(checkpoint) if checkpoint else None
-    contract = read_contract(folder) if folder else None
+    contract = _contract(stage, folder)
     if contract is not None and contract.components.get(kind) != stage.use:
         raise ContractError(
             f"{folder} is a checkpoint of {dict(contract.components)}, not of {kind} {stage.use!r}",
@@ -124,8 +124,22 @@ def build(
         arguments += (_trained(component, stage, contract, registry),)
     elif kind is Kind.SCHEDULER:
         arguments += (schedule, tokens)
+    elif isinstance(stage, ConditionerSpec):
+        arguments += (_local(stage.tokenizer) if stage.tokenizer else None,)
     with torch.device("meta"):
         return Built(component(*arguments), arguments, folder, contract)
+
+
+def _contract(stage: AnyStage, folder: Path | None) -> Contract | None:
+    """The contract of a checkpoint: its own, or the one that the spec names for a folder without."""
+    own = read_contract(folder) if folder else None
+    named: Path | None = getattr(stage, "contract", None)
+    if named is None:
+        return own
+    if folder is None or own is not None:
+        has = "has a contract of its own" if folder else "has no checkpoint"
+        raise SpecError(f"{stage.use!r} {has}; leave out `contract: {named}`")
+    return read_contract(named.parent, named.name)
 
 
 def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> NoiseSchedule:

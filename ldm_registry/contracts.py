@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ldm_registry.errors import ContractError, did_you_mean
-from ldm_registry.interfaces import Decoder, Denoiser, Encoder, Scheduler
+from ldm_registry.interfaces import Conditioner, Conditioning, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.spec import PipelineSpec
 from ldm_registry.vocabulary import STAGES, DType, Kind, Prediction
 
@@ -100,6 +100,7 @@ class Parts:
     Attributes:
         scheduler: None where there is no noise schedule to build it on.
         contracts: By stage; a stage without a contract is absent.
+        conditioners: By label.
     """
 
     encoder: Encoder
@@ -107,6 +108,7 @@ class Parts:
     scheduler: Scheduler | None
     decoder: Decoder
     contracts: Mapping[Kind, Contract] = field(default_factory=dict)
+    conditioners: Mapping[str, Conditioner] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,10 @@ def check(spec: PipelineSpec, parts: Parts) -> Findings:
         *_latents(spec, parts),
         *_image(spec, parts),
         *_noise(spec, parts),
-        *_conditions(spec, parts.denoiser),
+        *_conditions(spec, parts),
         *_dtypes(spec, parts),
     ]
-    return Findings(tuple(errors), tuple(_origins(spec, parts)))
+    return Findings(tuple(errors), (*_origins(spec, parts), *_unconditioned(spec, parts)))
 
 
 def _latents(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
@@ -201,29 +203,70 @@ def _noise(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
         )
 
 
-def _conditions(spec: PipelineSpec, denoiser: Denoiser) -> Iterator[str]:
-    accepted = denoiser.conditioning
+def _conditions(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
+    denoiser, accepted = f"denoiser {spec.denoiser.use!r}", parts.denoiser.conditioning
+    read = {name for conditioner in parts.conditioners.values() for name in conditioner.inputs}
     for name, values in spec.condition.items():
+        if name in read:
+            continue
         if name not in accepted:
-            instead = did_you_mean(name, list(accepted)) if accepted else "it takes none"
-            yield f"denoiser {spec.denoiser.use!r} takes no condition {name!r}; {instead}"
+            known = [*accepted, *read]
+            yield f"{denoiser} takes no condition {name!r}; {did_you_mean(name, known) if known else 'it takes none'}"
             continue
         given = accepted[name]
         if given.classes is not None:
             allowed = {*range(given.classes), given.null}
             wrong = [value for value in values if value not in allowed]
             if wrong:
-                classes = f"classes 0 to {given.classes - 1}"
-                yield f"condition {name} has {wrong}; denoiser {spec.denoiser.use!r} knows {classes}"
+                yield f"condition {name} has {wrong}; {denoiser} knows classes 0 to {given.classes - 1}"
+    yield from (
+        f"guidance has a negative {name!r}, which no conditioner reads"
+        for name in spec.guidance.negative
+        if name not in read
+    )
     if spec.guidance.scale != 1.0:
-        if not spec.condition:
+        if not spec.condition and not read:
             yield f"guidance scale {spec.guidance.scale:g} needs a condition; the spec gives none"
         lacking = [name for name in spec.condition if name in accepted and accepted[name].null is None]
         if lacking:
             yield (
-                f"guidance scale {spec.guidance.scale:g} needs a null value for {', '.join(lacking)}; denoiser "
-                f"{spec.denoiser.use!r} was trained without one"
+                f"guidance scale {spec.guidance.scale:g} needs a null value for {', '.join(lacking)}; {denoiser} "
+                "was trained without one"
             )
+    yield from _conditioners(spec, parts)
+
+
+def _conditioners(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
+    """Whether what the conditioners give is what the denoiser takes."""
+    denoiser, accepted = f"denoiser {spec.denoiser.use!r}", parts.denoiser.conditioning
+    given: dict[str, list[Conditioning]] = {}
+    for label in sorted(parts.conditioners):
+        for name, output in parts.conditioners[label].outputs.items():
+            if name in accepted:
+                given.setdefault(name, []).append(output)
+            else:
+                use = parts.conditioners[label].name
+                instead = f"it takes {', '.join(accepted) or 'nothing'}"
+                yield f"conditioner {label} ({use}) gives {name!r}, which {denoiser} does not take; {instead}"
+    for name, outputs in given.items():
+        widths = [output.shape[-1] if output.shape else None for output in outputs]
+        wanted = accepted[name].shape[-1] if accepted[name].shape else None
+        known = [width for width in widths if width is not None]
+        if wanted is not None and len(known) == len(widths) and sum(known) != wanted:
+            sums = " + ".join(map(str, known))
+            yield f"{denoiser} takes {name} of width {wanted}; the conditioners give {sums}"
+
+
+def _unconditioned(spec: PipelineSpec, parts: Parts) -> Iterator[str]:
+    given = {name for conditioner in parts.conditioners.values() for name in conditioner.outputs}
+    for name, accepted in parts.denoiser.conditioning.items():
+        if (
+            name not in given
+            and name not in spec.condition
+            and accepted.null is None
+            and not accepted.optional
+        ):
+            yield f"denoiser {spec.denoiser.use!r} needs {name}; the spec gives none, so each run has to"
 
 
 def _dtypes(spec: PipelineSpec, parts: Parts) -> Iterator[str]:

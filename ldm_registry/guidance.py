@@ -24,7 +24,12 @@ def null_condition(denoiser: Denoiser, batch: int, device: torch.device) -> dict
 
 
 def guided(
-    denoiser: Denoiser, z: Tensor, level: NoiseLevel, condition: Condition, scale: float
+    denoiser: Denoiser,
+    z: Tensor,
+    level: NoiseLevel,
+    condition: Condition,
+    scale: float,
+    null: Condition | None = None,
 ) -> DenoiserOutput:
     """`unconditional + scale * (conditional - unconditional)` in one batched call (Ho and Salimans 2022, Eq. 6).
 
@@ -37,16 +42,17 @@ def guided(
         level: Normalised, shape [] or [B].
         condition: By name, each [B, ...].
         scale: The guidance scale w.
+        null: What stands for no condition, by name, where the denoiser does not say so itself (texts).
 
     Returns:
         The guided prediction; the variance is the conditional one.
     """
     if scale == 1.0 or not condition:
         return denoiser(z, level, condition)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-    null = {**condition, **null_condition(denoiser, len(z), z.device)}
+    without = {**condition, **null_condition(denoiser, len(z), z.device), **(null or {})}
     if scale == 0.0:
-        return denoiser(z, level, null)  # type: ignore[no-any-return]  # as above
-    both = {name: torch.cat([condition[name], null[name]]) for name in condition}
+        return denoiser(z, level, without)  # type: ignore[no-any-return]  # as above
+    both = {name: torch.cat([condition[name], without[name]]) for name in condition}
     twice = level if level.alpha.ndim == 0 else NoiseLevel(level.alpha.repeat(2), level.sigma.repeat(2))
     output: DenoiserOutput = denoiser(torch.cat([z, z]), twice, both)
     conditional, unconditional = output.prediction.chunk(2)

@@ -59,12 +59,14 @@ class Conditioning:
         dtype: Of the tensor.
         classes: Number of classes, for a label.
         null: The label that stands for "no condition"; None where there is none.
+        optional: Whether the denoiser runs without it.
     """
 
     shape: tuple[int | None, ...] = ()
     dtype: torch.dtype = torch.int64
     classes: int | None = None
     null: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from ldm_registry.conditioning import Values, condition_of, negative_of
 from ldm_registry.errors import SpecError
 from ldm_registry.guidance import guided
 from ldm_registry.interfaces import (
     Condition,
+    Conditioner,
     Decoder,
     Denoised,
     Denoiser,
@@ -109,6 +111,7 @@ class Pipeline:
 
     Attributes:
         spec: What it was assembled from.
+        conditioners: What turns texts into the denoiser's condition, by label.
         warnings: Findings of the contract check that did not forbid assembly.
     """
 
@@ -118,6 +121,7 @@ class Pipeline:
     scheduler: Scheduler
     decoder: Decoder
     warnings: tuple[str, ...] = ()
+    conditioners: Mapping[str, Conditioner] = field(default_factory=dict)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -131,7 +135,7 @@ class Pipeline:
         n: int = 1,
         *,
         seed: int | None = None,
-        condition: Mapping[str, Sequence[int]] | None = None,
+        condition: Values | None = None,
         batch: int | None = None,
     ) -> Tensor:
         """Make images.
@@ -160,7 +164,7 @@ class Pipeline:
         n: int = 1,
         *,
         seed: int | None = None,
-        condition: Mapping[str, Sequence[int]] | None = None,
+        condition: Values | None = None,
         offset: int = 0,
         synchronise: bool = True,
     ) -> Iterator[Event]:
@@ -190,7 +194,8 @@ class Pipeline:
         noise = randn((n, *self.latent_shape), generators, device=device, dtype=state_dtype)
         z = levels.prior(noise)
         yield Started(seeds, levels, z)
-        calls = _Calls(self.denoiser, self._condition(condition, n, offset), self.spec.guidance.scale, clock)
+        conditions = self._conditions(condition, n, offset)
+        calls = _Calls(self.denoiser, conditions, self.spec.guidance.scale, clock)
         begin = clock.now_ms()
         for step in self.scheduler.trajectory(calls, z, generators):
             end = clock.now_ms()
@@ -211,18 +216,20 @@ class Pipeline:
         device, dtype = placement(self.decoder, default=(latent.device, latent.dtype))
         return self.decoder.decode(latent.to(device, dtype)).float().clamp(-1, 1).cpu()
 
-    def _condition(
-        self, condition: Mapping[str, Sequence[int]] | None, n: int, offset: int
-    ) -> dict[str, Tensor]:
-        values = self.spec.condition if condition is None else condition
-        device, _ = placement(self.denoiser)
+    def _conditions(self, given: Values | None, n: int, offset: int) -> tuple[Condition, Condition]:
+        """The condition of a batch, and what stands for none as far as the denoiser does not know it itself."""
+        values = self.spec.condition if given is None else given
+        guidance, size = self.spec.guidance, (self.spec.image.height, self.spec.image.width)
+        condition = condition_of(self.denoiser, self.conditioners, values, range(offset, offset + n), size)
+        null = {} if guidance.scale == 1.0 else negative_of(self.conditioners, guidance.negative, n, size)
+        return self._placed(condition), self._placed(null)
+
+    def _placed(self, condition: Condition) -> Condition:
+        """Where the denoiser is, and in its floating-point type."""
+        device, dtype = placement(self.denoiser)
         return {
-            name: torch.tensor(
-                [given[(offset + index) % len(given)] for index in range(n)],
-                dtype=self.denoiser.conditioning[name].dtype,
-                device=device,
-            )
-            for name, given in values.items()
+            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in condition.items()
         }
 
 
@@ -249,8 +256,11 @@ def _at_least_one(n: int) -> None:
 class _Calls:
     """The `denoise` that a sampler is handed; keeps a record of each call until it is drained."""
 
-    def __init__(self, denoiser: Denoiser, condition: Condition, scale: float, clock: _Clock) -> None:
-        self._denoiser, self._condition, self._scale, self._clock = denoiser, condition, scale, clock
+    def __init__(
+        self, denoiser: Denoiser, conditions: tuple[Condition, Condition], scale: float, clock: _Clock
+    ) -> None:
+        self._denoiser, self._scale, self._clock = denoiser, scale, clock
+        self._condition, self._null = conditions
         self._dtype = placement(denoiser)[1]
         self._made = 0
         self._events: list[DenoiserCalled] = []
@@ -260,7 +270,9 @@ class _Calls:
         begin = self._clock.now_ms()
         normalised = level.normalised()
         seen = z / broadcast(level.std, z)
-        output = guided(self._denoiser, seen.to(self._dtype), normalised, self._condition, self._scale)
+        output = guided(
+            self._denoiser, seen.to(self._dtype), normalised, self._condition, self._scale, self._null
+        )
         prediction = output.prediction.to(z.dtype)
         x0 = to_x0(self._denoiser.prediction, prediction, seen, normalised)
         variance = None if output.variance is None else output.variance.to(z.dtype)

@@ -17,6 +17,7 @@ from ldm_registry.errors import did_you_mean
 from ldm_registry.spec_errors import fields_at, invalid_spec, problem, problems_of
 from ldm_registry.spec_extends import EXTENDS, merge, node_of, read_chain
 from ldm_registry.spec_models import (
+    ConditionerSpec,
     DataSpec,
     DenoiserSpec,
     GuidanceSpec,
@@ -28,12 +29,12 @@ from ldm_registry.spec_models import (
     TrainedSpec,
 )
 from ldm_registry.spec_paths import (
-    PATH_KEYS,
     absolute,
     bundled_dir,
     bundled_specs,
     find_spec,
     has_scheme,
+    holds_path,
     shown,
 )
 from ldm_registry.spec_reference import json_schema
@@ -43,6 +44,7 @@ from ldm_registry.vocabulary import STAGES
 from ldm_registry.yaml_reader import Node
 
 __all__ = [
+    "ConditionerSpec",
     "DataSpec",
     "DenoiserSpec",
     "FrozenMapping",
@@ -151,8 +153,10 @@ def _targets() -> dict[str, tuple[str, ...]]:
 
 
 def _located(node: Node, keys: tuple[str, ...], source: Path | None) -> Node:
-    """The value with its path made absolute, where it is one."""
-    if keys not in PATH_KEYS or not isinstance(node.value, str) or has_scheme(node.value):
+    """The value with its paths made absolute, where it is one or holds some."""
+    if isinstance(node.value, Mapping):
+        return Node({key: _located(item, (*keys, key), source) for key, item in node.value.items()})
+    if not holds_path(keys) or not isinstance(node.value, str) or has_scheme(node.value):
         return node
     beside = absolute(node.value, source.parent) if source else None
     exists = beside is not None and Path(beside).exists()

@@ -141,16 +141,22 @@ def _shown(value: Any) -> str:
 
 def fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
     """The keys that the model at a key path takes; none where there is no model."""
-    current: type[BaseModel] | None = model
+    current: Any = model
     for key in keys:
-        field = current.model_fields.get(str(key)) if current else None
-        current = _model_in(field.annotation) if field else None
-    return list(current.model_fields) if current else []
+        if get_origin(current) is Mapping:
+            current = _inner(get_args(current)[1])
+        else:
+            field = current.model_fields.get(str(key)) if _is_model(current) else None
+            current = _inner(field.annotation) if field else None
+    return list(current.model_fields) if _is_model(current) else []
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of `Model` or `Model | None`."""
+def _inner(annotation: Any) -> Any:
+    """What stands in `X | None`."""
     if get_origin(annotation) in (Union, UnionType):
-        models = [_model_in(choice) for choice in get_args(annotation) if choice is not NoneType]
-        return models[0] if models else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        return next(choice for choice in get_args(annotation) if choice is not NoneType)
+    return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -20,7 +20,7 @@ MAX_CHAIN = 8
 """Files that may extend one another in a row."""
 
 # What belongs to one implementation of a stage and means nothing to another one.
-_OWN_KEYS = ("checkpoint", "config", "trained")
+_OWN_KEYS = ("checkpoint", "variant", "contract", "config", "trained", "tokenizer")
 
 
 def read_chain(path: Path) -> Node:
@@ -48,7 +48,7 @@ def merge(parent: Node, child: Node, keys: tuple[str, ...] = ()) -> Node:
     """A parent's values with a child's in their place.
 
     Mappings merge key by key, everything else is replaced, and null removes a key. A stage whose `use` changes
-    keeps nothing of the parent's that belongs to the old component: checkpoint, config, trained; a scheduler
+    keeps nothing of the parent's that belongs to the old component: checkpoint, config, trained, ...; a scheduler
     keeps its number of steps. A noise schedule whose name changes keeps none of its settings.
 
     Args:
@@ -95,7 +95,8 @@ def _what_stays(
     parent: Mapping[str, Node], child: Mapping[str, Node], keys: tuple[str, ...]
 ) -> dict[str, Node]:
     items = dict(parent)
-    if len(keys) == 1 and keys[0] in STAGES and _changes("use", parent, child):
+    is_component = keys[:1] == ("conditioners",) if len(keys) == 2 else len(keys) == 1 and keys[0] in STAGES
+    if is_component and _changes("use", parent, child):
         for key in _OWN_KEYS:
             items.pop(key, None)
         config = parent["config"].value if "config" in parent else None
@@ -143,9 +144,10 @@ def _absolute_at(node: Node, keys: tuple[str, ...], folder: Path) -> Node:
             if isinstance(node.value, str)
             else node
         )
-    if not isinstance(node.value, Mapping) or keys[0] not in node.value:
+    if not isinstance(node.value, Mapping):
         return node
-    items = {**node.value, keys[0]: _absolute_at(node.value[keys[0]], keys[1:], folder)}
+    reached = {key: item for key, item in node.value.items() if keys[0] in (key, "*")}
+    items = {**node.value, **{key: _absolute_at(item, keys[1:], folder) for key, item in reached.items()}}
     return Node(items, node.place, node.key_place)
 
 

@@ -8,23 +8,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from ldm_registry.spec_paths import checked_checkpoint, checked_local
 from ldm_registry.spec_values import (
+    FROZEN,
     Checkpoint,
     Condition,
     Config,
     ConfigValue,
+    ContractFile,
     Device,
     FrozenMapping,
     ImageSize,
+    Key,
     LocalPath,
     Precision,
     Use,
     Value,
+    Variant,
 )
 from ldm_registry.training.settings import TrainSpec
 from ldm_registry.vocabulary import Prediction
@@ -114,6 +118,8 @@ class StageSpec(_Frozen):
 
     use: Use
     checkpoint: Checkpoint = None
+    variant: Variant = None
+    contract: ContractFile = None
     config: Config = FrozenMapping({})
     device: Device = None
     dtype: Precision = None
@@ -125,6 +131,8 @@ class DenoiserSpec(_Frozen):
 
     use: Use
     checkpoint: Checkpoint = None
+    variant: Variant = None
+    contract: ContractFile = None
     config: Config = FrozenMapping({})
     trained: TrainedSpec | None = Field(
         default=None,
@@ -148,6 +156,20 @@ class SchedulerSpec(_Frozen):
 
 
 @final
+class ConditionerSpec(_Frozen):
+    """What turns texts of the condition into tensors that the denoiser takes."""
+
+    use: Use
+    checkpoint: Checkpoint = None
+    tokenizer: Checkpoint = None
+    variant: Variant = None
+    contract: ContractFile = None
+    config: Config = FrozenMapping({})
+    device: Device = None
+    dtype: Precision = None
+
+
+@final
 class GuidanceSpec(_Frozen):
     """Classifier-free guidance (Ho and Salimans 2022)."""
 
@@ -156,6 +178,14 @@ class GuidanceSpec(_Frozen):
         description="`unconditional + scale * (conditional - unconditional)`: 1 is the conditional prediction "
         "alone, 0 the unconditional one; larger follows the condition more closely",
     )
+    negative: Condition = Field(
+        default=FrozenMapping({}),
+        description="Texts that stand for no condition, by name, such as `prompt: blurry`; where there is none, "
+        "the empty text",
+    )
+
+
+Conditioners = Annotated[Mapping[Key, ConditionerSpec], *FROZEN]
 
 
 @final
@@ -176,10 +206,15 @@ class PipelineSpec(_Frozen):
     denoiser: DenoiserSpec = Field(description="The network, or formula, that tells signal from noise")
     scheduler: SchedulerSpec = Field(description="The sampler: which noise levels it visits, and its steps")
     decoder: StageSpec = Field(description="Latents to pixels")
+    conditioners: Conditioners = Field(
+        default=FrozenMapping({}),
+        description="Text encoders and the like, each under a label of one's own. What several of them give under "
+        "one name is joined along the last axis, in the order of their labels",
+    )
     condition: Condition = Field(
         default=FrozenMapping({}),
-        description="Inputs of the denoiser by name, such as `class_label: [6, 1]`; the images of a run take "
-        "the values in turn",
+        description="Inputs of the denoiser or of the conditioners by name, such as `class_label: [6, 1]` or "
+        "`prompt: a red kite`; the images of a run take the values in turn",
     )
     guidance: GuidanceSpec = Field(default=GuidanceSpec(), description="Classifier-free guidance")
     data: DataSpec | None = Field(default=None, description="Images to measure with and to train on")

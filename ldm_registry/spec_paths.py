@@ -11,16 +11,24 @@ from ldm_registry.yaml_scalars import has_control_characters
 
 HUB_SCHEME = "hf://"
 PATH_KEYS: tuple[tuple[str, ...], ...] = (
-    ("encoder", "checkpoint"),
-    ("denoiser", "checkpoint"),
-    ("decoder", "checkpoint"),
+    *((stage, key) for stage in ("encoder", "denoiser", "decoder") for key in ("checkpoint", "contract")),
+    *(("conditioners", "*", key) for key in ("checkpoint", "contract", "tokenizer")),
     ("data", "images"),
     ("data", "train"),
     ("train", "images"),
     ("train", "codec", "initialise_from"),
     ("train", "denoiser", "initialise_from"),
 )
-"""Every place of a spec that holds a path."""
+"""Every place of a spec that holds a path; `*` stands for any key."""
+
+
+def holds_path(keys: tuple[str, ...]) -> bool:
+    """Whether the value under a key path of a spec is a path."""
+    return any(
+        len(keys) == len(pattern) and all(word in (key, "*") for word, key in zip(pattern, keys, strict=True))
+        for pattern in PATH_KEYS
+    )
+
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PINNED = re.compile(rf"hf://{_NAME}/{_NAME}@[0-9a-f]{{40}}")

@@ -50,11 +50,12 @@ def plain(spec: PipelineSpec, relative_to: Path | None = None, *, defaults: bool
 
 
 def _make_relative(values: Any, keys: tuple[str, ...], folder: Path) -> None:
-    *outer, last = keys
-    for key in outer:
-        values = values.get(key) if isinstance(values, dict) else None
-    if isinstance(values, dict) and isinstance(values.get(last), str):
-        values[last] = relative(values[last], folder)
+    first, *rest = keys
+    for key in [key for key in values if first in (key, "*")] if isinstance(values, dict) else ():
+        if rest:
+            _make_relative(values[key], tuple(rest), folder)
+        elif isinstance(values[key], str):
+            values[key] = relative(values[key], folder)
 
 
 def _lines(key: str, value: Any, indent: int) -> list[str]:

@@ -127,6 +127,10 @@ def _local_path(value: Any) -> Path:
     return Path(checked_local(str(value)))
 
 
+def _optional_path(value: Any) -> Path | None:
+    return None if value is None else _local_path(value)
+
+
 def _device(device: str | None) -> str | None:
     if device is not None and not re.fullmatch(r"[a-z]+(:[0-9]{1,3})?", device):
         raise ValueError(f"got {device!r}; expected a torch device such as cpu, cuda, cuda:1 or mps")
@@ -139,7 +143,7 @@ def _as_dict(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 _SCALARS = [{"type": kind} for kind in ("string", "number", "boolean", "null")]
 _VALUE_SCHEMA = {"anyOf": [*_SCALARS, {"type": "array"}]}
-_FROZEN = (AfterValidator(FrozenMapping), PlainSerializer(_as_dict))
+FROZEN = (AfterValidator(FrozenMapping), PlainSerializer(_as_dict))
 
 _SIZE_SCHEMA = {
     "anyOf": [
@@ -158,7 +162,7 @@ Key = Annotated[str, AfterValidator(_key)]
 ConfigValue = Annotated[Any, PlainValidator(frozen_value), WithJsonSchema(_VALUE_SCHEMA)]
 Config = Annotated[
     Mapping[Key, ConfigValue],
-    *_FROZEN,
+    *FROZEN,
     Field(description="The component's own settings; `ldm show NAME` lists them. Lists become tuples"),
 ]
 Use = Annotated[
@@ -173,6 +177,20 @@ Checkpoint = Annotated[
         description="Folder of weights, relative to this file, or `hf://org/name@<40-hex commit>`; "
         "a part without weights has none"
     ),
+]
+Variant = Annotated[
+    str | None,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        max_length=64,
+        description="Which of several sets of weights in the folder, such as fp16; where there is none, the plain one",
+    ),
+]
+ContractFile = Annotated[
+    Path | None,
+    PlainValidator(_optional_path),
+    WithJsonSchema({"type": "string"}),
+    Field(description="Contract of a checkpoint that has none of its own, relative to this file"),
 ]
 Device = Annotated[
     str | None,
@@ -189,5 +207,5 @@ ImageSize = Annotated[
     WithJsonSchema(_SIZE_SCHEMA),
 ]
 ConditionValues = Annotated[Any, PlainValidator(_condition_values), WithJsonSchema(_CONDITION_SCHEMA)]
-Condition = Annotated[Mapping[Key, ConditionValues], *_FROZEN]
+Condition = Annotated[Mapping[Key, ConditionValues], *FROZEN]
 LocalPath = Annotated[Path, PlainValidator(_local_path), WithJsonSchema({"type": "string"})]

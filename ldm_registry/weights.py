@@ -68,14 +68,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def read_contract(folder: Path) -> Contract | None:
+def read_contract(folder: Path, name: str = CONTRACT) -> Contract | None:
     """`contract.json` of a checkpoint folder; None where there is none (a foreign folder).
 
+    Args:
+        folder: Where the contract lies.
+        name: Of its file; another name than the usual one has to be there.
+
     Raises:
+        NotFoundError: A file that was named does not exist.
         CheckpointError: It is not a valid contract.
     """
-    path = folder / CONTRACT
-    if not path.is_file():
+    path = folder / name
+    if name == CONTRACT and not path.is_file():
         return None
     try:
         return Contract.model_validate(read_json(path))

@@ -19,6 +19,7 @@ LAYERS = (
         "interfaces",
         "prediction",
         "guidance",
+        "conditioning",
         "taps",
         "data",
         "safetensors_header",
