@@ -162,7 +162,7 @@ def _required(model: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         for reference in re.findall(r"#/\$defs/(\w+)", json.dumps(value)):
             below = _required(definitions[reference], definitions)
             if below:
-                inner[key] = below
+                inner[key] = {"additionalProperties": below} if "additionalProperties" in value else below
     found: dict[str, Any] = {"required": model["required"]} if "required" in model else {}
     return found | ({"properties": inner} if inner else {})
 
@@ -194,6 +194,8 @@ def _words(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     kind = value.get("type", "anything")
     if isinstance(kind, list):
         return " or ".join(_words({"type": one}, definitions) for one in kind)
+    if kind == "object" and "$ref" in (value.get("additionalProperties") or {}):
+        return f"mapping of {_words(value['additionalProperties'], definitions)}"
     if kind == "array":
         return f"list of {_words(value['items'], definitions)}" if "items" in value else "list"
     limits = [f"{sign} {_number(value[bound])}" for bound, sign in _BOUNDS.items() if bound in value]

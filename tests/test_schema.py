@@ -134,8 +134,13 @@ def test_every_model_but_the_schedule_refuses_unknown_keys() -> None:
 def test_every_key_that_holds_a_path_exists(keys: tuple[str, ...]) -> None:
     schema = SCHEMA
     for key in keys:
-        found = schema["properties"][key]
-        references = [choice["$ref"] for choice in found["anyOf"] if "$ref" in choice]
+        found = schema["additionalProperties"] if key == "*" else schema["properties"][key]
+        choices = found.get("anyOf", [found])
+        mappings = [choice for choice in choices if "additionalProperties" in choice]
+        if mappings:
+            schema = mappings[0]
+            continue
+        references = [choice["$ref"] for choice in choices if "$ref" in choice]
         schema = SCHEMA["$defs"][references[0].rsplit("/", 1)[1]] if references else found
     assert {"type": "string"} in schema["anyOf"]
 
@@ -190,6 +195,6 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
 
 def test_a_table_shows_bounds_choices_and_defaults() -> None:
     table = field_table("TrainedSpec")
-    assert "| `prediction` | `x0`, `epsilon`, `v`, `velocity`, `reverse_velocity` | required |" in table
+    assert "| `prediction` | `x0`, `epsilon`, `v`, `velocity`, `reverse_velocity`, `f` | required |" in table
     assert "| `time_scale` | number > 0 | `1.0` |" in table
     assert "| `seed` | integer >= 0, < 2^63 | `0` |" in field_table("PipelineSpec")
