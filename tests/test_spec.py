@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ldm_registry import spec_paths
 from ldm_registry.errors import LdmError, NotFoundError, SpecError
 from ldm_registry.spec import (
+    ConditionerSpec,
     DataSpec,
     DenoiserSpec,
     GuidanceSpec,
@@ -526,7 +527,24 @@ SPECS = st.builds(
         | st.lists(TEXTS, min_size=1, max_size=3).map(tuple),
         max_size=2,
     ),
-    guidance=st.builds(GuidanceSpec, scale=st.floats(-9, 9)),
+    guidance=st.builds(
+        GuidanceSpec,
+        scale=st.floats(-9, 9),
+        negative=st.dictionaries(KEYS, TEXTS.map(lambda text: (text,)), max_size=1),
+    ),
+    conditioners=st.dictionaries(
+        KEYS,
+        st.builds(
+            ConditionerSpec,
+            use=WORD,
+            checkpoint=st.none() | PATHS,
+            tokenizer=st.none() | PATHS,
+            variant=st.sampled_from([None, "fp16"]),
+            contract=st.none() | PATHS.map(Path),
+            config=CONFIGS,
+        ),
+        max_size=2,
+    ),
     data=st.none() | st.builds(DataSpec, images=PATHS.map(Path), train=st.none() | PATHS.map(Path)),
     seed=st.integers(0, 2**63 - 1),
     train=st.none()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,18 +23,34 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="Of every stage, such as cpu or cuda; default: as the spec says."),
 ]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-c",
+        "--condition",
+        metavar="NAME=VALUE",
+        help="In place of the spec's, such as `prompt=a red kite`; a name that comes twice has two values.",
+    ),
+]
 Images = Annotated[int, typer.Option("-n", min=1, max=100_000, help="How many images.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write even where something else lies already.")]
 
 
-def resolve(source: str, *, seed: int | None = None, device: str | None = None) -> PipelineSpec:
+def resolve(
+    source: str,
+    *,
+    seed: int | None = None,
+    device: str | None = None,
+    conditions: Sequence[str] | None = None,
+) -> PipelineSpec:
     """The spec that a command line names, with what its options change.
 
     Args:
         source: File or bundled name.
         seed: In place of the spec's.
         device: In place of every stage's.
+        conditions: `NAME=VALUE`, in place of the spec's of that name.
 
     Raises:
         LdmError: As `load_spec`.
@@ -40,7 +58,30 @@ def resolve(source: str, *, seed: int | None = None, device: str | None = None) 
     from ldm_registry.spec import load_spec, swap
 
     spec = load_spec(source)
-    changes: dict[str, Any] = {} if device is None else {f"{stage}_device": device for stage in STAGES}
+    changes: dict[str, Any] = {}
+    if device is not None:
+        changes = {f"{stage}_device": device for stage in STAGES}
+        changes["conditioners"] = {label: {"device": device} for label in spec.conditioners}
+    if conditions:
+        changes["condition"] = _conditions(conditions)
     if seed is not None:
         changes["seed"] = seed
     return swap(spec, **changes) if changes else spec
+
+
+def _conditions(words: Sequence[str]) -> dict[str, list[int] | list[str]]:
+    """`NAME=VALUE` words by name; values that are all whole numbers are numbers."""
+    from ldm_registry.errors import SpecError
+
+    given: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise SpecError(f"cannot read the condition {word!r}: expected NAME=VALUE")
+        given.setdefault(name, []).append(value)
+    return {
+        name: [int(value) for value in values]
+        if all(re.fullmatch("-?[0-9]{1,18}", value) for value in values)
+        else values
+        for name, values in given.items()
+    }

@@ -8,6 +8,7 @@ from typing import Any
 
 from ldm_registry.assembly import assemble
 from ldm_registry.errors import LdmError
+from ldm_registry.interfaces import Component
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.report.tables import table
@@ -22,7 +23,10 @@ def describe_fit(pipe: Pipeline) -> dict[str, Any]:
         "spec": pipe.spec.source.stem if pipe.spec.source else None,
         "spec_sha256": spec_digest(pipe.spec),
         "fits": True,
-        "stages": {stage: _stage(pipe, stage) for stage in STAGES},
+        "stages": {stage: _part(getattr(pipe, stage), getattr(pipe.spec, stage)) for stage in STAGES},
+        "conditioners": {
+            label: _part(part, pipe.spec.conditioners[label]) for label, part in pipe.conditioners.items()
+        },
         "latent_shape": list(pipe.latent_shape),
         "levels": len(pipe.scheduler.levels()),
         "warnings": list(pipe.warnings),
@@ -38,7 +42,7 @@ def render(document: dict[str, Any]) -> str:
             f"{part['parameters']:,}" if part["parameters"] else "",
             part["checkpoint"] or "",
         )
-        for stage, part in document["stages"].items()
+        for stage, part in {**document["stages"], **document["conditioners"]}.items()
     ]
     channels, height, width = document["latent_shape"]
     lines = [
@@ -140,8 +144,7 @@ def schedule_to_keep(spec: PipelineSpec, registry: Registry) -> dict[str, Any]:
     return {"scheduler_schedule": {"name": schedule.name, **settings}}
 
 
-def _stage(pipe: Pipeline, stage: Kind) -> dict[str, Any]:
-    part, said = getattr(pipe, stage), getattr(pipe.spec, stage)
+def _part(part: Component, said: Any) -> dict[str, Any]:
     return {
         "component": part.name,
         "parameters": sum(parameter.numel() for parameter in part.parameters()),

@@ -76,7 +76,10 @@ def record(
         "timings_ms": {"assembly": assembly_ms, **run.stages_ms},
         "denoiser_calls": len(run.denoiser_ms),
         "steps": len(run.step_ms),
-        "placement": {stage: _placement(getattr(pipe, stage)) for stage in STAGES},
+        "placement": {
+            **{stage: _placement(getattr(pipe, stage)) for stage in STAGES},
+            **{label: _placement(part) for label, part in pipe.conditioners.items()},
+        },
         "machine": machine(),
         "versions": versions(),
     }

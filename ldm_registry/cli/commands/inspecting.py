@@ -14,7 +14,9 @@ from ldm_registry.cli.outcome import Result, to_json
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="encoder, denoiser, scheduler, decoder or schedule."),
+        typer.Argument(
+            metavar="[KIND]", help="encoder, denoiser, scheduler, decoder, schedule or conditioner."
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Import every plugin, and mark those that fail.")

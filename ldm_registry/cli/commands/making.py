@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from ldm_registry.cli.arguments import Device, Images, Json, Output, Overwrite, Seed, Spec, resolve
+from ldm_registry.cli.arguments import (
+    Conditions,
+    Device,
+    Images,
+    Json,
+    Output,
+    Overwrite,
+    Seed,
+    Spec,
+    resolve,
+)
 from ldm_registry.cli.outcome import Result
 from ldm_registry.cli.progress import shown
 
@@ -29,6 +39,7 @@ def run(
     n: Count = None,
     seed: Seed = None,
     device: Device = None,
+    condition: Conditions = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images at once; default: all.")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -43,7 +54,7 @@ def run(
     if Path(spec).name == RECORD:
         plan = repeat(Path(spec))
     else:
-        resolved = resolve(spec, seed=seed, device=device)
+        resolved = resolve(spec, seed=seed, device=device, conditions=condition)
         plan = Plan(resolved, n or usual_n(resolved), batch)
     claim_folder(output, overwrite=overwrite)
     document, differing = carry_out(plan, output, shown)
@@ -58,10 +69,11 @@ def trace(
     n: Images = 1,
     seed: Seed = None,
     device: Device = None,
+    condition: Conditions = None,
     json: Json = False,
 ) -> Result:
     """Make one batch of images and report every event on the way: noise level, sizes, times."""
-    resolved = resolve(spec, seed=seed, device=device)
+    resolved = resolve(spec, seed=seed, device=device, conditions=condition)
     from ldm_registry.assembly import assemble
     from ldm_registry.report.timing import events
     from ldm_registry.report.trace import render, rows, to_document
