@@ -5,6 +5,8 @@ Nothing takes memory before all four parts are known to fit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +19,21 @@ from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.weights import read_config, read_contract
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts of a pipeline without memory, known to fit together.
+
+    Attributes:
+        stages: The four stages.
+        conditioners: By label.
+        warnings: Findings of the contract check that do not forbid assembly.
+    """
+
+    stages: Mapping[Kind, Built]
+    conditioners: Mapping[str, Built]
+    warnings: tuple[str, ...]
 
 
 def assemble(
@@ -37,21 +54,51 @@ def assemble(
         IntegrityError: A checkpoint is not what its contract or its config says.
         PluginError: A plugin is broken.
     """
+    plan = planned(spec, registry, init_seed=init_seed)
+    stages = {
+        stage: built.materialise(getattr(spec, stage), init_seed=init_seed)
+        for stage, built in plan.stages.items()
+    }
+    return Pipeline(
+        spec,
+        cast(Encoder, stages[Kind.ENCODER]),
+        cast(Denoiser, stages[Kind.DENOISER]),
+        cast(Scheduler, stages[Kind.SCHEDULER]),
+        cast(Decoder, stages[Kind.DECODER]),
+        plan.warnings,
+        {
+            label: cast(Conditioner, built.materialise(spec.conditioners[label], init_seed=init_seed))
+            for label, built in plan.conditioners.items()
+        },
+    )
+
+
+def planned(spec: PipelineSpec, registry: Registry | None = None, *, init_seed: int | None = None) -> Plan:
+    """Everything about a pipeline but its weights: the parts without memory, known to fit.
+
+    Args:
+        spec: What to build.
+        registry: Where the parts come from; None discovers what is installed.
+        init_seed: As in `assemble`.
+
+    Raises:
+        LdmError: As `assemble`.
+    """
     registry = registry or Registry.discover()
-    plan, misfits = _plan(spec, registry)
+    stages, misfits = _stages(spec, registry)
     conditioners = {
         label: build(Kind.CONDITIONER, stage, registry) for label, stage in spec.conditioners.items()
     }
     parts = Parts(
-        cast(Encoder, plan[Kind.ENCODER].component),
-        cast(Denoiser, plan[Kind.DENOISER].component),
-        cast(Scheduler, plan[Kind.SCHEDULER].component) if Kind.SCHEDULER in plan else None,
-        cast(Decoder, plan[Kind.DECODER].component),
-        {stage: built.contract for stage, built in plan.items() if built.contract is not None},
+        cast(Encoder, stages[Kind.ENCODER].component),
+        cast(Denoiser, stages[Kind.DENOISER].component),
+        cast(Scheduler, stages[Kind.SCHEDULER].component) if Kind.SCHEDULER in stages else None,
+        cast(Decoder, stages[Kind.DECODER].component),
+        {stage: built.contract for stage, built in stages.items() if built.contract is not None},
         {label: cast(Conditioner, built.component) for label, built in conditioners.items()},
     )
     findings = check(spec, parts)
-    everything = [*plan.values(), *conditioners.values()]
+    everything = [*stages.values(), *conditioners.values()]
     untrained = (
         [] if init_seed is not None else [text for built in everything if (text := built.lacks_weights())]
     )
@@ -60,21 +107,7 @@ def assemble(
         name = spec.source.name if spec.source else "the spec"
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ContractError(f"{name} does not fit together ({count})", problems)
-    stages = {
-        stage: built.materialise(getattr(spec, stage), init_seed=init_seed) for stage, built in plan.items()
-    }
-    return Pipeline(
-        spec,
-        cast(Encoder, stages[Kind.ENCODER]),
-        cast(Denoiser, stages[Kind.DENOISER]),
-        cast(Scheduler, stages[Kind.SCHEDULER]),
-        cast(Decoder, stages[Kind.DECODER]),
-        findings.warnings,
-        {
-            label: cast(Conditioner, built.materialise(spec.conditioners[label], init_seed=init_seed))
-            for label, built in conditioners.items()
-        },
-    )
+    return Plan(stages, conditioners, findings.warnings)
 
 
 def load_component(
@@ -128,7 +161,7 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
     )
 
 
-def _plan(spec: PipelineSpec, registry: Registry) -> tuple[dict[Kind, Built], list[str]]:
+def _stages(spec: PipelineSpec, registry: Registry) -> tuple[dict[Kind, Built], list[str]]:
     """The stages without memory, and why the scheduler is not among them where it does not fit the denoiser.
 
     Raises:
