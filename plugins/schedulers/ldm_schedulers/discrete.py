@@ -6,7 +6,7 @@ and ComfyUI call "linear" is `scaled_linear` here, and their "sqrt_linear" is `l
 
 from __future__ import annotations
 
-from typing import final
+from typing import Literal, final
 
 import torch
 from pydantic import Field, model_validator
@@ -17,13 +17,28 @@ from ldm_registry.vocabulary import Scaling
 from ldm_schedulers import tables
 
 
-class StepsConfig(ComponentConfig):
-    """What every discrete schedule with a formula for its betas takes."""
+class TableConfig(ComponentConfig):
+    """What every discrete schedule takes."""
 
-    steps: int = Field(default=1000, ge=2, le=1_000_000, description="T, the number of training steps")
     rescale_zero_snr: bool = Field(
         default=False, description="rescale so that the last step holds no signal (Lin et al. 2024)"
     )
+    terminal_alpha_bar: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="alpha**2 of the last step in place of its own; with rescale_zero_snr diffusers' Euler takes 2**-24",
+    )
+    interpolation: Literal["log_linear", "linear"] = Field(
+        default="log_linear",
+        description="what is linear in time between two steps: log(sigma / alpha), or sigma / alpha itself",
+    )
+
+
+class StepsConfig(TableConfig):
+    """What every discrete schedule with a formula for its betas takes."""
+
+    steps: int = Field(default=1000, ge=2, le=1_000_000, description="T, the number of training steps")
 
 
 class BetaRangeConfig(StepsConfig):
@@ -39,16 +54,13 @@ class SquaredCosConfig(StepsConfig):
     max_beta: float = Field(default=0.999, gt=0, lt=1, description="cap on every beta, in (0, 1)")
 
 
-class TrainedBetasConfig(ComponentConfig):
+class TrainedBetasConfig(TableConfig):
     """A schedule that is given by its betas."""
 
     betas: tuple[float, ...] = Field(
         min_length=2,
         max_length=1_000_000,
         description="beta of each step, in (0, 1); the last may be 1, which leaves no signal",
-    )
-    rescale_zero_snr: bool = Field(
-        default=False, description="rescale so that the last step holds no signal (Lin et al. 2024)"
     )
 
     @model_validator(mode="after")
@@ -57,6 +69,14 @@ class TrainedBetasConfig(ComponentConfig):
         if not (all(0 < beta < 1 for beta in inner) and 0 < last <= 1):
             raise ValueError("every beta has to lie in (0, 1); only the last may be 1")
         return self
+
+
+def _table(betas: Tensor, config: TableConfig) -> tables.StepTable:
+    """The levels of betas [T] as a config wants them."""
+    log_ratio = tables.log_ratios(
+        betas, rescale_zero_snr=config.rescale_zero_snr, terminal_alpha_bar=config.terminal_alpha_bar
+    )
+    return tables.StepTable(log_ratio, linear=config.interpolation == "linear")
 
 
 @final
@@ -72,7 +92,7 @@ class LinearSchedule(NoiseSchedule):
         super().__init__()
         self.config = config
         betas = tables.linear_betas(config.beta_start, config.beta_end, config.steps)
-        self.table = tables.StepTable(tables.log_ratios(betas, rescale_zero_snr=config.rescale_zero_snr))
+        self.table = _table(betas, config)
         self.steps = self.table.steps
         self.time_range = (0.0, self.table.steps - 1.0)
 
@@ -98,7 +118,7 @@ class ScaledLinearSchedule(NoiseSchedule):
         super().__init__()
         self.config = config
         betas = tables.scaled_linear_betas(config.beta_start, config.beta_end, config.steps)
-        self.table = tables.StepTable(tables.log_ratios(betas, rescale_zero_snr=config.rescale_zero_snr))
+        self.table = _table(betas, config)
         self.steps = self.table.steps
         self.time_range = (0.0, self.table.steps - 1.0)
 
@@ -124,7 +144,7 @@ class SquaredCosSchedule(NoiseSchedule):
         super().__init__()
         self.config = config
         betas = tables.alpha_bar_betas(tables.squared_cosine, config.steps, config.max_beta)
-        self.table = tables.StepTable(tables.log_ratios(betas, rescale_zero_snr=config.rescale_zero_snr))
+        self.table = _table(betas, config)
         self.steps = self.table.steps
         self.time_range = (0.0, self.table.steps - 1.0)
 
@@ -150,7 +170,7 @@ class SigmoidSchedule(NoiseSchedule):
         super().__init__()
         self.config = config
         betas = tables.sigmoid_betas(config.beta_start, config.beta_end, config.steps)
-        self.table = tables.StepTable(tables.log_ratios(betas, rescale_zero_snr=config.rescale_zero_snr))
+        self.table = _table(betas, config)
         self.steps = self.table.steps
         self.time_range = (0.0, self.table.steps - 1.0)
 
@@ -176,7 +196,7 @@ class TrainedBetasSchedule(NoiseSchedule):
         super().__init__()
         self.config = config
         betas = torch.tensor(config.betas, **tables.DOUBLE)
-        self.table = tables.StepTable(tables.log_ratios(betas, rescale_zero_snr=config.rescale_zero_snr))
+        self.table = _table(betas, config)
         self.steps = self.table.steps
         self.time_range = (0.0, self.table.steps - 1.0)
 

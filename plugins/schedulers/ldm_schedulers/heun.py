@@ -38,9 +38,10 @@ class FlowHeunConfig(SamplerConfig):
 class EDMHeunConfig(SamplerConfig):
     """Heun with churn; 50 steps by default, of two calls each but the last, in the spacing of the paper."""
 
-    sigma_spacing: Literal["none", "karras", "exponential"] = Field(
+    sigma_spacing: Literal["none", "karras", "exponential", "beta"] = Field(
         default="karras",
-        description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022) or geometrically",
+        description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022), geometrically, or by the quantiles of a "
+        "beta distribution (Lee et al. 2024; needs scipy)",
     )
     s_churn: float = Field(default=0.0, ge=0, description="noise added over all steps; 0 is deterministic")
     s_tmin: float = Field(default=0.0, ge=0, description="smallest sigma / alpha that is churned")

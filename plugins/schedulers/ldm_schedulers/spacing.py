@@ -16,6 +16,7 @@ from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import NoiseLevel, NoiseLevels, NoiseSchedule
 from ldm_schedulers import times
 from ldm_schedulers.shift import shifted
+from ldm_schedulers.sigma_spaced import sigma_spaced
 from ldm_schedulers.spacing_config import SpacingConfig
 from ldm_schedulers.tables import DOUBLE
 
@@ -49,10 +50,13 @@ def levels(
     ratios = _log_ratios(config, schedule, steps, skip_cleanest=skip_cleanest)
     ratios, final = _split_final(config, schedule, ratios)
     ratios = shifted(config, ratios, tokens)
+    if config.sigma_ends == "spacing" and config.sigma_spacing != "none":
+        ratios = sigma_spaced(config, (float(ratios[-1]), float(ratios[0])), steps)
     _refuse(_disorder(ratios, final))
     final = torch.minimum(final, ratios[-1:])
     level = NoiseLevel.at(-2.0 * torch.cat([ratios, final]), schedule.scaling)
-    return NoiseLevels(level.alpha, level.sigma)
+    prior_std = float(level.sigma[0]) if config.prior == "noise" else None
+    return NoiseLevels(level.alpha, level.sigma, prior_std)
 
 
 def _refuse(problems: list[str]) -> None:
@@ -67,7 +71,8 @@ def _listed(config: SpacingConfig) -> dict[str, tuple[float, ...]]:
 
 def _contradictions(config: SpacingConfig, schedule: NoiseSchedule, tokens: int | None) -> list[str]:
     listed = _listed(config)
-    evenly = config.sigma_spacing == "none" and not listed
+    placed = config.sigma_spacing != "none" and config.sigma_ends == "schedule"
+    evenly = not placed and not listed
     bounded = config.sigma_min is not None or config.sigma_max is not None
     shifted = config.shift != 1.0 or config.dynamic_shift != "none" or config.shift_terminal is not None
     checks = [
@@ -81,8 +86,8 @@ def _contradictions(config: SpacingConfig, schedule: NoiseSchedule, tokens: int 
             "final: last needs timesteps, sigmas or log_snrs; use zero or sigma_min",
         ),
         (
-            config.sigma_spacing != "none" and shifted,
-            "sigma_spacing places the levels by itself; remove the shift",
+            placed and shifted,
+            "sigma_spacing places the levels by itself; remove the shift, or set sigma_ends: spacing",
         ),
         (
             config.shift != 1.0 and config.dynamic_shift != "none",
@@ -142,8 +147,8 @@ def _log_ratios(config: SpacingConfig, schedule: NoiseSchedule, steps: int, *, s
         return torch.tensor(config.sigmas, **DOUBLE).log()
     if config.timesteps is not None:
         return times.at(schedule, torch.tensor(config.timesteps, **DOUBLE))
-    if config.sigma_spacing != "none":
-        return times.sigma_spaced(config, schedule, steps)
+    if config.sigma_spacing != "none" and config.sigma_ends == "schedule":
+        return sigma_spaced(config, times.ends(config, schedule), steps)
     # With as many steps as the schedule has there is none to leave out.
     room = schedule.steps is None or steps < schedule.steps
     extra = skip_cleanest and room and config.spacing != "trailing"

@@ -40,10 +40,24 @@ class SpacingConfig(ComponentConfig):
     log_snrs: tuple[float, ...] | None = Field(
         default=None, min_length=1, max_length=100_001, description="the levels as log-SNR in nats, rising"
     )
-    sigma_spacing: Literal["none", "karras", "exponential"] = Field(
-        default="none", description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022) or geometrically"
+    sigma_spacing: Literal["none", "karras", "exponential", "beta"] = Field(
+        default="none",
+        description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022), geometrically, or by the quantiles of a "
+        "beta distribution (Lee et al. 2024; needs scipy)",
     )
     rho: float = Field(default=7.0, gt=0, description="exponent of `karras`")
+    beta_shape: tuple[float, float] = Field(
+        default=(0.6, 0.6), description="the two parameters of the distribution of `beta`, above 0"
+    )
+    sigma_axis: Literal["ratio", "fraction"] = Field(
+        default="ratio",
+        description="what sigma_spacing spaces: sigma / alpha, or the noise fraction sigma / (alpha + sigma) of a flow",
+    )
+    sigma_ends: Literal["schedule", "spacing"] = Field(
+        default="schedule",
+        description="between which ends sigma_spacing spaces: the schedule's own (or sigma_min and sigma_max), or the "
+        "first and the last of the levels that `spacing` and the shifts give",
+    )
     sigma_min: float | None = Field(
         default=None,
         gt=0,
@@ -71,4 +85,9 @@ class SpacingConfig(ComponentConfig):
         gt=0,
         lt=1,
         description="noise fraction sigma / (alpha + sigma) that the last level before the final one is moved to",
+    )
+    prior: Literal["marginal", "noise"] = Field(
+        default="marginal",
+        description="what sampling starts from: the marginal of unit-variance data at the first level, or noise of "
+        "that level's sigma alone, as k-diffusion starts",
     )

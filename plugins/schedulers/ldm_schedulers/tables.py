@@ -58,19 +58,24 @@ def squared_cosine(time: float) -> float:
     return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
-def log_ratios(betas: Tensor, *, rescale_zero_snr: bool = False) -> Tensor:
+def log_ratios(
+    betas: Tensor, *, rescale_zero_snr: bool = False, terminal_alpha_bar: float | None = None
+) -> Tensor:
     """`log(sigma / alpha)` after each step, float64 [T], rising; +inf where no signal is left.
 
     Args:
         betas: float64 [T] in (0, 1].
         rescale_zero_snr: Shift and scale alpha so that the last step holds no signal and the first stays as it
             is (Algorithm 1, Lin et al. 2024).
+        terminal_alpha_bar: `alpha**2` of the last step in place of what the betas give.
     """
     log_alpha_bar = torch.log1p(-betas).cumsum(0)
     if rescale_zero_snr:
         alpha = (0.5 * log_alpha_bar).exp()
         alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
         log_alpha_bar = 2.0 * alpha.log()
+    if terminal_alpha_bar is not None:
+        log_alpha_bar[-1] = math.log(terminal_alpha_bar)
     return 0.5 * (torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar)
 
 
@@ -78,14 +83,16 @@ def log_ratios(betas: Tensor, *, rescale_zero_snr: bool = False) -> Tensor:
 class StepTable:
     """Levels at whole steps, and in between.
 
-    Between two steps `log(sigma / alpha)` is linear in time. Where the last step holds no signal its logarithm
-    is infinite, and `alpha / sigma` is linear over the last interval instead.
+    Between two steps `log(sigma / alpha)` is linear in time, or `sigma / alpha` itself. Where the last step holds
+    no signal both are infinite, and `alpha / sigma` is linear over the last interval instead.
 
     Attributes:
         log_ratio: `log(sigma / alpha)`, float64 [T] on the CPU, strictly rising; the last may be +inf.
+        linear: Between two steps `sigma / alpha` is linear in time.
     """
 
     log_ratio: Tensor
+    linear: bool = False
 
     @property
     def steps(self) -> int:
@@ -102,7 +109,8 @@ class StepTable:
         left = time.floor().clamp(max=self.steps - 2.0)
         fraction = time - left
         low, high = self.log_ratio[left.long()], self.log_ratio[left.long() + 1]
-        between = torch.where(high.isinf(), low - torch.log1p(-fraction), torch.lerp(low, high, fraction))
+        inner = torch.lerp(low.exp(), high.exp(), fraction).log() if self.linear else low.lerp(high, fraction)
+        between = torch.where(high.isinf(), low - torch.log1p(-fraction), inner)
         log_ratio = torch.where(fraction == 0, low, torch.where(fraction == 1, high, between))
         return NoiseLevel.at(-2.0 * log_ratio, Scaling.VP)
 
@@ -111,7 +119,11 @@ class StepTable:
         value = log_ratio_of(level)
         left = (torch.searchsorted(self.log_ratio, value.contiguous()) - 1).clamp(0, self.steps - 2)
         low, high = self.log_ratio[left], self.log_ratio[left + 1]
-        fraction = torch.where(high.isinf(), -torch.expm1(low - value), (value - low) / (high - low))
+        if self.linear:
+            inner = torch.expm1(value - low) / torch.expm1(high - low)
+        else:
+            inner = (value - low) / (high - low)
+        fraction = torch.where(high.isinf(), -torch.expm1(low - value), inner)
         time = (left + fraction).clamp(0.0, self.steps - 1.0)
         nearest = time.round()
         distance = (value - self.log_ratio[nearest.long()]).abs()

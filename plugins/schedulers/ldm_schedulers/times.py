@@ -1,4 +1,4 @@
-"""Where a sampler's levels lie before any shift: evenly in time, or spaced in sigma / alpha."""
+"""Where a sampler's levels lie when they are spaced evenly in time, before any shift."""
 
 from __future__ import annotations
 
@@ -35,36 +35,12 @@ def at(schedule: NoiseSchedule, times: Tensor) -> Tensor:
     return log_ratio_of(schedule.level(times))
 
 
-def _ends(config: SpacingConfig, schedule: NoiseSchedule) -> tuple[float, float]:
+def ends(config: SpacingConfig, schedule: NoiseSchedule) -> tuple[float, float]:
     """`log(sigma / alpha)` of the cleanest and of the noisiest level to space between."""
     low, high = log_ratio_of(schedule.level(torch.tensor(schedule.time_range, **DOUBLE))).tolist()
     low = low if config.sigma_min is None else math.log(config.sigma_min)
     high = high if config.sigma_max is None else math.log(config.sigma_max)
     return low, high
-
-
-def sigma_spaced(config: SpacingConfig, schedule: NoiseSchedule, steps: int) -> Tensor:
-    """`log(sigma / alpha)` with sigma / alpha spaced geometrically or by rho, noisiest first.
-
-    Raises:
-        SpecError: The range to space is empty or infinite.
-    """
-    low, high = _ends(config, schedule)
-    problems = []
-    if math.isinf(high):
-        problems.append(
-            "the schedule's noisiest level holds no signal, so its sigma is infinite; set sigma_max"
-        )
-    if math.isinf(low):
-        problems.append("the schedule's cleanest level holds no noise; set sigma_min above 0")
-    if not problems and low >= high:
-        problems.append(f"sigma_min {math.exp(low):g} has to lie below sigma_max {math.exp(high):g}")
-    if problems:
-        raise SpecError(f"sigma_spacing: {config.sigma_spacing} has no finite range to space", problems)
-    if config.sigma_spacing == "exponential":
-        return torch.linspace(high, low, steps, **DOUBLE)
-    ramp = torch.linspace(math.exp(high / config.rho), math.exp(low / config.rho), steps, **DOUBLE)
-    return config.rho * ramp.log()
 
 
 def even(config: SpacingConfig, schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -84,12 +60,14 @@ def even(config: SpacingConfig, schedule: NoiseSchedule, steps: int) -> Tensor:
         )
     if config.spacing == "leading":
         return (steps - 1 - index) * (total // steps) + config.steps_offset
-    return (total - index * (total / steps)).round() - 1
+    # Summed in the order of numpy.arange, so that halves are rounded to the same side as in diffusers.
+    stride = (total - total / steps) - total
+    return (total + index * stride).round() - 1
 
 
 def _between(config: SpacingConfig, schedule: NoiseSchedule, steps: int) -> Tensor:
     """Times spread over an interval, whatever the schedule."""
-    ratios = torch.tensor(_ends(config, schedule), **DOUBLE)
+    ratios = torch.tensor(ends(config, schedule), **DOUBLE)
     low, high = schedule.time(NoiseLevel.at(-2.0 * ratios, Scaling.VP)).unbind()
     index = torch.arange(steps, **DOUBLE)
     if config.spacing == "trailing":
@@ -98,5 +76,8 @@ def _between(config: SpacingConfig, schedule: NoiseSchedule, steps: int) -> Tens
         low = low + _FLOOR * (high - low)
     if config.spacing == "leading":
         return low + (steps - 1 - index) * ((high - low) / steps)
-    times = torch.linspace(float(high), float(low), steps, **DOUBLE)
+    if steps == 1:
+        return high.reshape(1)
+    # Summed in the order of numpy.linspace, from the clean end.
+    times = torch.cat([index[:-1] * ((high - low) / (steps - 1)) + low, high.reshape(1)]).flip(0)
     return times.round() if config.round_times and schedule.steps is not None else times

@@ -1,0 +1,70 @@
+"""Levels that are spaced in sigma itself, between two ends: by rho, geometrically, or by a beta distribution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ldm_registry.errors import MissingDependencyError, SpecError
+from ldm_schedulers.spacing_config import SpacingConfig
+from ldm_schedulers.tables import DOUBLE
+
+
+def sigma_spaced(config: SpacingConfig, ends: tuple[float, float], steps: int) -> Tensor:
+    """`log(sigma / alpha)` of levels that are spaced as `sigma_spacing` says, noisiest first, float64 [N].
+
+    Args:
+        config: Says how.
+        ends: `log(sigma / alpha)` of the cleanest and of the noisiest level.
+        steps: N; a single level is the noisiest.
+
+    Raises:
+        SpecError: The range to space is empty or infinite.
+        MissingDependencyError: `beta` without scipy.
+    """
+    low, high = _values(config, ends)
+    match config.sigma_spacing:
+        case "exponential":
+            values = torch.linspace(math.log(high), math.log(low), steps, **DOUBLE).exp()
+        case "beta":
+            values = low + _quantiles(config.beta_shape, steps) * (high - low)
+        case _:
+            root = 1.0 / config.rho
+            values = torch.linspace(high**root, low**root, steps, **DOUBLE) ** config.rho
+    if config.sigma_axis == "fraction":
+        return values.log() - torch.log1p(-values.clamp(max=1.0))
+    return values.log()
+
+
+def _values(config: SpacingConfig, ends: tuple[float, float]) -> tuple[float, float]:
+    """The two ends as numbers on the axis that is spaced."""
+    low, high = ends
+    problems = []
+    if math.isinf(high) and config.sigma_axis == "ratio":
+        problems.append("the noisiest level holds no signal, so its sigma / alpha is infinite; set sigma_max")
+    if math.isinf(low):
+        problems.append("the cleanest level holds no noise; set sigma_min above 0")
+    if not problems and low >= high and config.sigma_ends == "schedule":
+        problems.append(f"sigma_min {math.exp(low):g} has to lie below sigma_max {math.exp(high):g}")
+    if problems:
+        raise SpecError(f"sigma_spacing: {config.sigma_spacing} has no finite range to space", problems)
+    if config.sigma_axis == "fraction":
+        first, last = torch.tensor([low, high], **DOUBLE).sigmoid().tolist()
+        return first, last
+    return math.exp(low), math.exp(high)
+
+
+def _quantiles(shape: tuple[float, float], steps: int) -> Tensor:
+    """Quantiles of the beta distribution at N even probabilities, from 1 down to 0 (Lee et al. 2024)."""
+    try:
+        from scipy.special import betaincinv
+    except ImportError as error:
+        raise MissingDependencyError(
+            "sigma_spacing: beta inverts the beta distribution with scipy, which is not installed",
+            hint="pip install scipy, or use sigma_spacing: karras or exponential",
+        ) from error
+    # From 1 downwards, as the reference sums it.
+    probabilities = 1.0 - torch.linspace(0.0, 1.0, steps, **DOUBLE)
+    return torch.as_tensor(betaincinv(*shape, probabilities.numpy()), **DOUBLE)
