@@ -20,6 +20,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
 }
 
+OLD_ATTENTION_NAMES = (
+    (r"(\.attentions\.\d+)\.query\.(weight|bias)$", r"\1.to_q.\2"),
+    (r"(\.attentions\.\d+)\.key\.(weight|bias)$", r"\1.to_k.\2"),
+    (r"(\.attentions\.\d+)\.value\.(weight|bias)$", r"\1.to_v.\2"),
+    (r"(\.attentions\.\d+)\.proj_attn\.(weight|bias)$", r"\1.to_out.0.\2"),
+)
+"""Names that old versions of diffusers gave the linear layers of an attention, for `re.sub`; the norm kept its own."""
+
 # Not a config key of any published autoencoder of this family: fixed in the architecture.
 NORM_EPS = 1e-6
 
@@ -118,7 +126,10 @@ class Upsample(nn.Module):
 
 @final
 class DownBlock(nn.Module):
-    """One level of the encoder: residual blocks, then half the resolution unless it is the last level."""
+    """One level of the encoder.
+
+    Residual blocks, each followed by attention where asked for, then half the resolution unless it is the last level.
+    """
 
     def __init__(
         self,
@@ -128,6 +139,7 @@ class DownBlock(nn.Module):
         groups: int,
         activation: str,
         *,
+        attention: bool,
         downsample: bool,
     ) -> None:
         super().__init__()
@@ -135,18 +147,24 @@ class DownBlock(nn.Module):
             ResnetBlock(out_channels if i else in_channels, out_channels, groups, activation)
             for i in range(layers)
         )
+        self.attentions = nn.ModuleList(
+            Attention(out_channels, groups) for _ in range(layers if attention else 0)
+        )
         self.downsamplers = nn.ModuleList([Downsample(out_channels)] if downsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, out_channels, H or H / 2, W or W / 2]."""
-        for block in (*self.resnets, *self.downsamplers):
+        for block in (*_in_order(self.resnets, self.attentions), *self.downsamplers):
             x = block(x)
         return x
 
 
 @final
 class UpBlock(nn.Module):
-    """One level of the decoder: residual blocks, then twice the resolution unless it is the last level."""
+    """One level of the decoder.
+
+    Residual blocks, each followed by attention where asked for, then twice the resolution unless it is the last level.
+    """
 
     def __init__(
         self,
@@ -156,6 +174,7 @@ class UpBlock(nn.Module):
         groups: int,
         activation: str,
         *,
+        attention: bool,
         upsample: bool,
     ) -> None:
         super().__init__()
@@ -163,11 +182,14 @@ class UpBlock(nn.Module):
             ResnetBlock(out_channels if i else in_channels, out_channels, groups, activation)
             for i in range(layers)
         )
+        self.attentions = nn.ModuleList(
+            Attention(out_channels, groups) for _ in range(layers if attention else 0)
+        )
         self.upsamplers = nn.ModuleList([Upsample(out_channels)] if upsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, out_channels, H or 2 H, W or 2 W]."""
-        for block in (*self.resnets, *self.upsamplers):
+        for block in (*_in_order(self.resnets, self.attentions), *self.upsamplers):
             x = block(x)
         return x
 
@@ -186,3 +208,10 @@ class MidBlock(nn.Module):
         for block in (self.resnets[0], *self.attentions, self.resnets[1]):
             x = block(x)
         return x
+
+
+def _in_order(resnets: nn.ModuleList, attentions: nn.ModuleList) -> list[nn.Module]:
+    """Each residual block followed by its attention, where there is any."""
+    if not len(attentions):
+        return [*resnets]
+    return [layer for pair in zip(resnets, attentions, strict=True) for layer in pair]

@@ -7,16 +7,27 @@ from typing import Literal, Self, final
 from pydantic import Field, field_validator, model_validator
 
 from ldm_kl_vae.normalisation import Normalisation
-from ldm_registry.errors import SpecError, did_you_mean
+from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import ComponentConfig, LatentSpace
 
-DOWN_BLOCK = "DownEncoderBlock2D"
-UP_BLOCK = "UpDecoderBlock2D"
+DOWN_BLOCK, ATTENTION_DOWN_BLOCK = "DownEncoderBlock2D", "AttnDownEncoderBlock2D"
+UP_BLOCK, ATTENTION_UP_BLOCK = "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
+BLOCK_TYPES = {
+    "down_block_types": (DOWN_BLOCK, ATTENTION_DOWN_BLOCK),
+    "up_block_types": (UP_BLOCK, ATTENTION_UP_BLOCK),
+}
+
+OLD_PREFIX = "UNetRes"
+"""An old prefix of block types, which diffusers takes off."""
 
 
 @final
 class KLVAEConfig(ComponentConfig):
     """Shape of the networks and scale of the latents of a KL autoencoder.
+
+    `latent_std`, written `_latent_std`, is ours; diffusers passes over it. Some denoisers were trained on latents
+    that their `scaling_factor` brings to another standard deviation than 1 (`sigma_data` of Karras et al. 2022);
+    it is divided out, so that every denoiser sees unit variance.
 
     Raises:
         SpecError: The keys contradict one another or name a block that this codec does not have; every
@@ -26,16 +37,22 @@ class KLVAEConfig(ComponentConfig):
     in_channels: int = Field(3, ge=1, description="channels of the image that goes in, >= 1")
     out_channels: int = Field(3, ge=1, description="channels of the image that comes out, >= 1")
     down_block_types: tuple[str, ...] = Field(
-        (DOWN_BLOCK,), min_length=1, description=f"one {DOWN_BLOCK!r} for each resolution level"
+        (DOWN_BLOCK,),
+        min_length=1,
+        description=f"{DOWN_BLOCK!r}, or {ATTENTION_DOWN_BLOCK!r} with attention, for each level, finest first",
     )
     up_block_types: tuple[str, ...] = Field(
-        (UP_BLOCK,), min_length=1, description=f"one {UP_BLOCK!r} for each resolution level"
+        (UP_BLOCK,),
+        min_length=1,
+        description=f"{UP_BLOCK!r}, or {ATTENTION_UP_BLOCK!r} with attention, for each level, coarsest first",
     )
     block_out_channels: tuple[int, ...] = Field(
         (64,), min_length=1, description="width of each level, finest first; multiples of norm_num_groups"
     )
     layers_per_block: int = Field(
-        1, ge=1, description="residual blocks a level in the encoder, >= 1; the decoder has one more"
+        1,
+        ge=0,
+        description="residual blocks a level in the encoder, >= 0; the decoder has one more. 0 keeps one width",
     )
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = Field(
         "silu", description="activation inside the residual blocks; the output layers always use silu"
@@ -61,11 +78,22 @@ class KLVAEConfig(ComponentConfig):
     use_quant_conv: bool = Field(True, description="a 1x1 convolution after the encoder network")
     use_post_quant_conv: bool = Field(True, description="a 1x1 convolution before the decoder network")
     mid_block_add_attention: bool = Field(True, description="self-attention at the coarsest level")
+    latent_std: float = Field(
+        1.0,
+        gt=0,
+        alias="_latent_std",
+        description="standard deviation that the latents had in training after the scaling above, > 0; divided out",
+    )
 
     @field_validator("act_fn", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("down_block_types", "up_block_types")
+    @classmethod
+    def _without_old_prefix(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.removeprefix(OLD_PREFIX) for name in types)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,7 +104,7 @@ class KLVAEConfig(ComponentConfig):
 
     def _block_problems(self) -> list[str]:
         problems = []
-        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
+        for key, known in BLOCK_TYPES.items():
             types: tuple[str, ...] = getattr(self, key)
             if len(types) != len(self.block_out_channels):
                 problems.append(
@@ -84,18 +112,24 @@ class KLVAEConfig(ComponentConfig):
                     "one for each width in block_out_channels"
                 )
             problems += [
-                f"{key}: block type {name!r} is not supported; {did_you_mean(name, [known])}"
-                for name in sorted(set(types) - {known})
+                f"{key}: block type {name!r} is not built, expected {' or '.join(map(repr, known))}"
+                for name in sorted(set(types) - set(known))
             ]
         return problems
 
     def _width_problems(self) -> list[str]:
-        return [
+        problems = [
             f"block_out_channels: got {width}, expected a positive multiple of norm_num_groups "
             f"({self.norm_num_groups})"
             for width in self.block_out_channels
             if width < 1 or width % self.norm_num_groups
         ]
+        if self.layers_per_block == 0 and len(set(self.block_out_channels)) > 1:
+            problems.append(
+                f"layers_per_block: got 0 with widths {list(self.block_out_channels)}, expected at least 1, "
+                "because only a residual block changes the width"
+            )
+        return problems
 
     def _statistics_problems(self) -> list[str]:
         problems = []
@@ -120,6 +154,7 @@ class KLVAEConfig(ComponentConfig):
     @property
     def normalisation(self) -> Normalisation:
         """The map between raw and normalised latents that these keys describe."""
+        factor = self.scaling_factor / self.latent_std
         if self.latents_mean is None or self.latents_std is None:
-            return Normalisation((self.shift_factor or 0.0,), (self.scaling_factor,))
-        return Normalisation(self.latents_mean, tuple(self.scaling_factor / std for std in self.latents_std))
+            return Normalisation((self.shift_factor or 0.0,), (factor,))
+        return Normalisation(self.latents_mean, tuple(factor / std for std in self.latents_std))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldm_kl_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_kl_vae.config import KLVAEConfig
+from ldm_kl_vae.families import FAMILIES
 from ldm_kl_vae.networks import DecoderNetwork
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
@@ -18,6 +21,9 @@ from ldm_registry.trainable import DecoderOutput
 class KLDecoder(Decoder):
     """Normalised latents of a KL-regularised autoencoder to pixels (Rombach et al. 2022, section 3.1).
 
+    Attributes:
+        families: Config keys of the normalisation by family, for codecs whose files do not state theirs.
+
     Args:
         config: The same as the encoder's.
     """
@@ -26,6 +32,8 @@ class KLDecoder(Decoder):
     Config = KLVAEConfig
     sibling_prefixes = ("encoder.", "quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
+    renamed_tensors = OLD_ATTENTION_NAMES
+    families: ClassVar[Mapping[str, Mapping[str, Any]]] = FAMILIES
     config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldm_kl_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_kl_vae.config import KLVAEConfig
+from ldm_kl_vae.families import FAMILIES
 from ldm_kl_vae.networks import EncoderNetwork
 from ldm_kl_vae.posterior import DiagonalGaussian
 from ldm_registry.errors import SpecError
@@ -20,6 +22,9 @@ from ldm_registry.trainable import EncoderOutput
 class KLEncoder(Encoder):
     """Pixels to the normalised latents of a KL-regularised autoencoder (Rombach et al. 2022, section 3.1).
 
+    Attributes:
+        families: Config keys of the normalisation by family, for codecs whose files do not state theirs.
+
     Args:
         config: The same as the decoder's.
     """
@@ -28,6 +33,8 @@ class KLEncoder(Encoder):
     Config = KLVAEConfig
     sibling_prefixes = ("decoder.", "post_quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
+    renamed_tensors = OLD_ATTENTION_NAMES
+    families: ClassVar[Mapping[str, Mapping[str, Any]]] = FAMILIES
     config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:
@@ -101,6 +108,7 @@ class KLEncoder(Encoder):
             "shift_factor": None,
             "latents_mean": raw_mean,
             "latents_std": raw_std,
+            "latent_std": 1.0,
         }
         return KLVAEConfig.model_validate(values)
 

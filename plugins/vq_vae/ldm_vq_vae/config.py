@@ -6,12 +6,19 @@ from typing import Literal, Self, final
 
 from pydantic import Field, field_validator, model_validator
 
-from ldm_registry.errors import SpecError, did_you_mean
+from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import ComponentConfig, LatentSpace
 from ldm_vq_vae.normalisation import Normalisation
 
-DOWN_BLOCK = "DownEncoderBlock2D"
-UP_BLOCK = "UpDecoderBlock2D"
+DOWN_BLOCK, ATTENTION_DOWN_BLOCK = "DownEncoderBlock2D", "AttnDownEncoderBlock2D"
+UP_BLOCK, ATTENTION_UP_BLOCK = "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
+BLOCK_TYPES = {
+    "down_block_types": (DOWN_BLOCK, ATTENTION_DOWN_BLOCK),
+    "up_block_types": (UP_BLOCK, ATTENTION_UP_BLOCK),
+}
+
+OLD_PREFIX = "UNetRes"
+"""An old prefix of block types, which diffusers takes off."""
 
 SPATIAL_NORM_GROUPS = 32
 """Groups of the normalisation inside a spatial norm; fixed in the architecture."""
@@ -31,16 +38,22 @@ class VQVAEConfig(ComponentConfig):
     in_channels: int = Field(3, ge=1, description="channels of the image that goes in, >= 1")
     out_channels: int = Field(3, ge=1, description="channels of the image that comes out, >= 1")
     down_block_types: tuple[str, ...] = Field(
-        (DOWN_BLOCK,), min_length=1, description=f"one {DOWN_BLOCK!r} for each resolution level"
+        (DOWN_BLOCK,),
+        min_length=1,
+        description=f"{DOWN_BLOCK!r}, or {ATTENTION_DOWN_BLOCK!r} with attention, for each level, finest first",
     )
     up_block_types: tuple[str, ...] = Field(
-        (UP_BLOCK,), min_length=1, description=f"one {UP_BLOCK!r} for each resolution level"
+        (UP_BLOCK,),
+        min_length=1,
+        description=f"{UP_BLOCK!r}, or {ATTENTION_UP_BLOCK!r} with attention, for each level, coarsest first",
     )
     block_out_channels: tuple[int, ...] = Field(
         (64,), min_length=1, description="width of each level, finest first; multiples of norm_num_groups"
     )
     layers_per_block: int = Field(
-        1, ge=1, description="residual blocks a level in the encoder, >= 1; the decoder has one more"
+        1,
+        ge=0,
+        description="residual blocks a level in the encoder, >= 0; the decoder has one more. 0 keeps one width",
     )
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = Field(
         "silu", description="activation inside the residual blocks; the output layers always use silu"
@@ -98,6 +111,11 @@ class VQVAEConfig(ComponentConfig):
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("down_block_types", "up_block_types")
+    @classmethod
+    def _without_old_prefix(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.removeprefix(OLD_PREFIX) for name in types)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = [*self._block_problems(), *self._width_problems(), *self._statistics_problems()]
@@ -107,7 +125,7 @@ class VQVAEConfig(ComponentConfig):
 
     def _block_problems(self) -> list[str]:
         problems = []
-        for key, known in (("down_block_types", DOWN_BLOCK), ("up_block_types", UP_BLOCK)):
+        for key, known in BLOCK_TYPES.items():
             types: tuple[str, ...] = getattr(self, key)
             if len(types) != len(self.block_out_channels):
                 problems.append(
@@ -115,8 +133,8 @@ class VQVAEConfig(ComponentConfig):
                     "one for each width in block_out_channels"
                 )
             problems += [
-                f"{key}: block type {name!r} is not supported; {did_you_mean(name, [known])}"
-                for name in sorted(set(types) - {known})
+                f"{key}: block type {name!r} is not built, expected {' or '.join(map(repr, known))}"
+                for name in sorted(set(types) - set(known))
             ]
         return problems
 
@@ -131,6 +149,11 @@ class VQVAEConfig(ComponentConfig):
             for name, divisor in divisors.items()
             if width < 1 or width % divisor
         ]
+        if self.layers_per_block == 0 and len(set(self.block_out_channels)) > 1:
+            problems.append(
+                f"layers_per_block: got 0 with widths {list(self.block_out_channels)}, expected at least 1, "
+                "because only a residual block changes the width"
+            )
         if spatial and self.code_channels != self.latent_channels:
             problems.append(
                 f"vq_embed_dim: got {self.code_channels}, expected latent_channels ({self.latent_channels}), "

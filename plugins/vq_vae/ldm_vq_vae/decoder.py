@@ -14,6 +14,7 @@ from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
 from ldm_registry.trainable import DecoderOutput
 from ldm_vq_vae.assignment import perplexity
+from ldm_vq_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_vq_vae.codebook import Codebook
 from ldm_vq_vae.config import VQVAEConfig
 from ldm_vq_vae.networks import DecoderNetwork
@@ -33,6 +34,7 @@ class VQDecoder(Decoder):
     Config = VQVAEConfig
     sibling_prefixes = ("encoder.", "quant_conv.")
     diffusers_class: ClassVar[str | None] = "VQModel"
+    renamed_tensors = OLD_ATTENTION_NAMES
     config: VQVAEConfig
 
     def __init__(self, config: VQVAEConfig) -> None:

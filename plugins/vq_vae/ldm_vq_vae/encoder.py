@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Encoder, Generators
 from ldm_registry.trainable import EncoderOutput
+from ldm_vq_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_vq_vae.config import VQVAEConfig
 from ldm_vq_vae.networks import EncoderNetwork
 
@@ -30,6 +31,7 @@ class VQEncoder(Encoder):
     Config = VQVAEConfig
     sibling_prefixes = ("decoder.", "post_quant_conv.", "quantize.")
     diffusers_class: ClassVar[str | None] = "VQModel"
+    renamed_tensors = OLD_ATTENTION_NAMES
     config: VQVAEConfig
 
     def __init__(self, config: VQVAEConfig) -> None:

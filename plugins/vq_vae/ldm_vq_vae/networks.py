@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor, nn
 
 from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock
-from ldm_vq_vae.config import VQVAEConfig
+from ldm_vq_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, VQVAEConfig
 from ldm_vq_vae.norms import Norms, normalise
 
 
@@ -25,7 +25,13 @@ class EncoderNetwork(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             DownBlock(
-                before, width, config.layers_per_block, norms, activation, downsample=i < len(widths) - 1
+                before,
+                width,
+                config.layers_per_block,
+                norms,
+                activation,
+                attention=config.down_block_types[i] == ATTENTION_DOWN_BLOCK,
+                downsample=i < len(widths) - 1,
             )
             for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )
@@ -56,7 +62,13 @@ class DecoderNetwork(nn.Module):
         self.mid_block = MidBlock(widths[0], norms, activation, attention=config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList(
             UpBlock(
-                before, width, config.layers_per_block + 1, norms, activation, upsample=i < len(widths) - 1
+                before,
+                width,
+                config.layers_per_block + 1,
+                norms,
+                activation,
+                attention=config.up_block_types[i] == ATTENTION_UP_BLOCK,
+                upsample=i < len(widths) - 1,
             )
             for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )

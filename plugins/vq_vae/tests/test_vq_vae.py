@@ -179,7 +179,8 @@ def test_all_contradictions_of_a_config_are_listed_at_once():
             latents_std=(1.0,),
         )
     text = "\n".join(caught.value.problems)
-    assert "'UpDecoderBlock' is not supported; did you mean 'UpDecoderBlock2D'?" in text
+    expected = "expected 'UpDecoderBlock2D' or 'AttnUpDecoderBlock2D'"
+    assert f"up_block_types: block type 'UpDecoderBlock' is not built, {expected}" in text
     assert (
         "block_out_channels: got 48, expected a positive multiple of the groups of a spatial norm (32)"
         in text
