@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
 from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step, randn
+from ldm_registry.foreign import SchedulerReading
+from ldm_registry.interfaces import (
+    Denoise,
+    Generators,
+    NoiseLevels,
+    NoiseSchedule,
+    Scheduler,
+    Step,
+    Trained,
+    randn,
+)
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import spacing
 from ldm_schedulers.ancestral import moves
+from ldm_schedulers.diffusers import ddim
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32, limited
 
 
@@ -36,6 +48,7 @@ class DDIM(Scheduler):
     """
 
     name = "ddim"
+    diffusers_class = "DDIMScheduler"
     Config = DDIMConfig
     config: DDIMConfig
 
@@ -44,6 +57,19 @@ class DDIM(Scheduler):
         self.config = config
         self.stochastic = config.eta > 0
         self._levels = spacing.levels(config, schedule, tokens)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return ddim.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return ddim.write_config(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""

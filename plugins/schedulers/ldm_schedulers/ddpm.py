@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, final
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ldm_registry.errors import ContractError
+from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import (
     Denoise,
     Denoised,
@@ -19,10 +20,13 @@ from ldm_registry.interfaces import (
     NoiseSchedule,
     Scheduler,
     Step,
+    Trained,
     randn,
 )
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import spacing
 from ldm_schedulers.ancestral import Move, moves
+from ldm_schedulers.diffusers import ddpm
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
 _LEAST_STD = 1e-10
@@ -52,6 +56,7 @@ class DDPM(Scheduler):
     """
 
     name = "ddpm"
+    diffusers_class = "DDPMScheduler"
     Config = DDPMConfig
     config: DDPMConfig
     stochastic = True
@@ -60,6 +65,19 @@ class DDPM(Scheduler):
         super().__init__()
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens, default_steps=schedule.steps or 1000)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return ddpm.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return ddpm.write_config(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""

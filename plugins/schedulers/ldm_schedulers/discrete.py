@@ -27,7 +27,7 @@ class TableConfig(ComponentConfig):
         default=None,
         gt=0,
         lt=1,
-        description="alpha**2 of the last step in place of its own; with rescale_zero_snr diffusers' Euler takes 2**-24",
+        description="alpha**2 of the last step in place of its own; after the rescale diffusers' Euler has 2**-24",
     )
     interpolation: Literal["log_linear", "linear"] = Field(
         default="log_linear",

@@ -7,15 +7,18 @@ affine map of `z` and x0, and it is the step of DDIM (Gao et al. 2024, "Diffusio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
 from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step
+from ldm_registry.foreign import SchedulerReading
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step, Trained
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import spacing
 from ldm_schedulers.ancestral import moves, walk
+from ldm_schedulers.diffusers import euler, flow
 from ldm_schedulers.estimate import SamplerConfig
 
 
@@ -51,6 +54,7 @@ class Euler(Scheduler):
     """
 
     name = "euler"
+    diffusers_class = "EulerDiscreteScheduler"
     Config = EulerConfig
     config: EulerConfig
     stochastic = False
@@ -59,6 +63,19 @@ class Euler(Scheduler):
         super().__init__()
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return euler.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return euler.write_config(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -77,6 +94,7 @@ class EulerAncestral(Scheduler):
     """
 
     name = "euler-ancestral"
+    diffusers_class = "EulerAncestralDiscreteScheduler"
     Config = EulerAncestralConfig
     config: EulerAncestralConfig
 
@@ -87,6 +105,19 @@ class EulerAncestral(Scheduler):
         self.config = config
         self.stochastic = config.eta > 0
         self._levels = spacing.levels(config, schedule, tokens)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return euler.read_ancestral(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return euler.write_ancestral(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -106,6 +137,7 @@ class FlowEuler(Scheduler):
     """
 
     name = "flow-euler"
+    diffusers_class = "FlowMatchEulerDiscreteScheduler"
     Config = FlowEulerConfig
     config: FlowEulerConfig
 
@@ -114,6 +146,17 @@ class FlowEuler(Scheduler):
         self.config = config
         self.stochastic = config.stochastic_sampling
         self._levels = spacing.levels(config, schedule, tokens)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return flow.read_euler(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return flow.write_euler(self.config, Trained(prediction, schedule, time_scale))
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import (
     Denoise,
     Generators,
@@ -19,10 +20,13 @@ from ldm_registry.interfaces import (
     NoiseSchedule,
     Scheduler,
     Step,
+    Trained,
     randn,
 )
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.coordinates import Point
+from ldm_schedulers.diffusers import flow, heun
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32
 from ldm_schedulers.tables import DOUBLE
 
@@ -41,7 +45,7 @@ class EDMHeunConfig(SamplerConfig):
     sigma_spacing: Literal["none", "karras", "exponential", "beta"] = Field(
         default="karras",
         description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022), geometrically, or by the quantiles of a "
-        "beta distribution (Lee et al. 2024; needs scipy)",
+        "beta distribution (Lee et al. 2024)",
     )
     s_churn: float = Field(default=0.0, ge=0, description="noise added over all steps; 0 is deterministic")
     s_tmin: float = Field(default=0.0, ge=0, description="smallest sigma / alpha that is churned")
@@ -91,6 +95,7 @@ class Heun(Scheduler):
     """
 
     name = "heun"
+    diffusers_class = "HeunDiscreteScheduler"
     Config = HeunConfig
     config: HeunConfig
     stochastic = False
@@ -100,6 +105,19 @@ class Heun(Scheduler):
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
         self._points = coordinates.exploding(self._levels, self.name)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return heun.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return heun.write_config(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -115,6 +133,7 @@ class FlowHeun(Scheduler):
     """Heun's method along the velocity. Second order in `sigma / (alpha + sigma)`; alpha may start at 0."""
 
     name = "flow-heun"
+    diffusers_class = "FlowMatchHeunDiscreteScheduler"
     Config = FlowHeunConfig
     config: FlowHeunConfig
     stochastic = False
@@ -124,6 +143,17 @@ class FlowHeun(Scheduler):
         self.config = config
         self._levels = spacing.levels(config, schedule, tokens)
         self._points = coordinates.straight(self._levels)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return flow.read_heun(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return flow.write_heun(self.config, Trained(prediction, schedule, time_scale))
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""

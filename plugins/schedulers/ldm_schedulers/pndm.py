@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import (
     Denoise,
     Generators,
@@ -18,9 +19,12 @@ from ldm_registry.interfaces import (
     NoiseSchedule,
     Scheduler,
     Step,
+    Trained,
 )
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.coordinates import Point
+from ldm_schedulers.diffusers import pndm
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32
 
 _BLENDS = {
@@ -62,6 +66,7 @@ class PNDM(Scheduler):
     """
 
     name = "pndm"
+    diffusers_class = "PNDMScheduler"
     Config = PNDMConfig
     config: PNDMConfig
     stochastic = False
@@ -85,6 +90,19 @@ class PNDM(Scheduler):
             middle = schedule.level(0.5 * (times[1:] + times[:-1])).log_snr
         level = NoiseLevel.at(middle, schedule.scaling)
         return coordinates.exploding(NoiseLevels(level.alpha, level.sigma), self.name) if count else []
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return pndm.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        return pndm.write_config(
+            self.config, len(self._levels) - 1, Trained(prediction, schedule, time_scale)
+        )
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ldm_registry.errors import MissingDependencyError, SpecError
+from ldm_registry.errors import SpecError
+from ldm_schedulers.beta_quantiles import beta_quantile
 from ldm_schedulers.spacing_config import SpacingConfig
 from ldm_schedulers.tables import DOUBLE
 
@@ -22,14 +23,15 @@ def sigma_spaced(config: SpacingConfig, ends: tuple[float, float], steps: int) -
 
     Raises:
         SpecError: The range to space is empty or infinite.
-        MissingDependencyError: `beta` without scipy.
     """
     low, high = _values(config, ends)
     match config.sigma_spacing:
         case "exponential":
             values = torch.linspace(math.log(high), math.log(low), steps, **DOUBLE).exp()
         case "beta":
-            values = low + _quantiles(config.beta_shape, steps) * (high - low)
+            # From 1 downwards, as the authors sum it.
+            shares = 1.0 - torch.linspace(0.0, 1.0, steps, **DOUBLE)
+            values = low + beta_quantile(shares, *config.beta_shape) * (high - low)
         case _:
             root = 1.0 / config.rho
             values = torch.linspace(high**root, low**root, steps, **DOUBLE) ** config.rho
@@ -54,17 +56,3 @@ def _values(config: SpacingConfig, ends: tuple[float, float]) -> tuple[float, fl
         first, last = torch.tensor([low, high], **DOUBLE).sigmoid().tolist()
         return first, last
     return math.exp(low), math.exp(high)
-
-
-def _quantiles(shape: tuple[float, float], steps: int) -> Tensor:
-    """Quantiles of the beta distribution at N even probabilities, from 1 down to 0 (Lee et al. 2024)."""
-    try:
-        from scipy.special import betaincinv
-    except ImportError as error:
-        raise MissingDependencyError(
-            "sigma_spacing: beta inverts the beta distribution with scipy, which is not installed",
-            hint="pip install scipy, or use sigma_spacing: karras or exponential",
-        ) from error
-    # From 1 downwards, as the reference sums it.
-    probabilities = 1.0 - torch.linspace(0.0, 1.0, steps, **DOUBLE)
-    return torch.as_tensor(betaincinv(*shape, probabilities.numpy()), **DOUBLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from ldm_registry.interfaces import ComponentConfig
 
@@ -43,10 +43,10 @@ class SpacingConfig(ComponentConfig):
     sigma_spacing: Literal["none", "karras", "exponential", "beta"] = Field(
         default="none",
         description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022), geometrically, or by the quantiles of a "
-        "beta distribution (Lee et al. 2024; needs scipy)",
+        "beta distribution (Lee et al. 2024)",
     )
     rho: float = Field(default=7.0, gt=0, description="exponent of `karras`")
-    beta_shape: tuple[float, float] = Field(
+    beta_shape: tuple[PositiveFloat, PositiveFloat] = Field(
         default=(0.6, 0.6), description="the two parameters of the distribution of `beta`, above 0"
     )
     sigma_axis: Literal["ratio", "fraction"] = Field(

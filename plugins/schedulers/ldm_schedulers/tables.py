@@ -119,10 +119,8 @@ class StepTable:
         value = log_ratio_of(level)
         left = (torch.searchsorted(self.log_ratio, value.contiguous()) - 1).clamp(0, self.steps - 2)
         low, high = self.log_ratio[left], self.log_ratio[left + 1]
-        if self.linear:
-            inner = torch.expm1(value - low) / torch.expm1(high - low)
-        else:
-            inner = (value - low) / (high - low)
+        rise, span = value - low, high - low
+        inner = rise.expm1() / span.expm1() if self.linear else rise / span
         fraction = torch.where(high.isinf(), -torch.expm1(low - value), inner)
         time = (left + fraction).clamp(0.0, self.steps - 1.0)
         nearest = time.round()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -12,14 +13,17 @@ from pydantic_core import ErrorDetails
 from ldm_registry.errors import SpecError, did_you_mean
 
 _SIBLINGS = frozenset(
-    """algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
+    re.findall(
+        r"\w+",
+        """algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
     disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
     invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift noise_sampler_seed
     num_train_timesteps original_inference_steps predict_x0 prediction_type rescale_betas_zero_snr rho s_churn s_noise
     s_tmax s_tmin sample_max_value set_alpha_to_one shift shift_terminal sigma_data sigma_max sigma_min sigma_schedule
     skip_prk_steps solver_order solver_p solver_type steps_offset stochastic_sampling thresholding time_shift_type
     timestep_scaling timestep_spacing timestep_type trained_betas use_beta_sigmas use_dynamic_shifting
-    use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type""".split()
+    use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type""",
+    )
 )
 """Keys of one scheduler class or another. diffusers passes over those that a class does not have, and files in the
 wild carry them: the PNDM config of Stable Diffusion 1.5 has `clip_sample`, the Euler config of SDXL
@@ -32,13 +36,13 @@ class Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class TrainingKeys(Keys):
-    """Of every class over discrete steps: the betas, what the network puts out, and how steps are picked."""
+class DiscreteKeys(Keys):
+    """Of every class over discrete steps: the betas, and how steps are picked."""
 
     num_train_timesteps: int = Field(default=1000, ge=2)
     beta_start: float = 0.0001
     beta_end: float = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
     trained_betas: tuple[float, ...] | None = None
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = Field(default=0, ge=0)
@@ -49,12 +53,19 @@ class TrainingKeys(Keys):
         return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
-    def _one_beta_a_step(self) -> TrainingKeys:
+    def _one_beta_a_step(self) -> DiscreteKeys:
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
-                f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps says {self.num_train_timesteps}"
+                f"trained_betas has {len(self.trained_betas)} values, "
+                f"num_train_timesteps says {self.num_train_timesteps}"
             )
         return self
+
+
+class TrainingKeys(DiscreteKeys):
+    """The same without the betas that DDPMScheduler alone has."""
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
 
 
 class SigmaKeys(Keys):

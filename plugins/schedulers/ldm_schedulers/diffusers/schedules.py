@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ldm_registry.interfaces import NoiseSchedule
-from ldm_schedulers.diffusers.keys import TrainingKeys
+from ldm_schedulers.diffusers.keys import DiscreteKeys
 
 TERMINAL_ALPHA_BAR: Final = 2.0**-24
 """What Euler and its kin put in place of the 0 that the zero-SNR rescale leaves, so that sigma stays finite (4096)."""
@@ -14,7 +14,7 @@ _RANGED: Final = ("linear", "scaled_linear", "sigmoid")
 
 
 def schedule_of(
-    keys: TrainingKeys, *, rescale: bool = False, finite: bool = False, linear: bool = False
+    keys: DiscreteKeys, *, rescale: bool = False, finite: bool = False, linear: bool = False
 ) -> dict[str, Any]:
     """`name` and settings of the noise schedule that the betas make; settings at our defaults are left out.
 
@@ -41,7 +41,12 @@ def schedule_of(
 
 
 def betas_of(
-    schedule: NoiseSchedule, names: tuple[str, ...], problems: list[str], *, finite: bool = False
+    schedule: NoiseSchedule,
+    names: tuple[str, ...],
+    problems: list[str],
+    *,
+    finite: bool = False,
+    rescalable: bool = True,
 ) -> dict[str, Any]:
     """The keys of a noise schedule, `rescale_betas_zero_snr` included where it is set.
 
@@ -50,10 +55,13 @@ def betas_of(
         names: Of the values that the class has for `beta_schedule`.
         problems: Gets a line for each setting that diffusers cannot express.
         finite: With the rescale, the class keeps `TERMINAL_ALPHA_BAR` in the last step.
+        rescalable: The class has `rescale_betas_zero_snr`.
     """
     values = schedule.config.model_dump()
     if schedule.name not in (*names, "trained_betas"):
-        problems.append(f"the noise schedule is {schedule.name}; expected {', '.join(names)} or trained_betas")
+        problems.append(
+            f"the noise schedule is {schedule.name}; expected {', '.join(names)} or trained_betas"
+        )
         return {}
     rescaled = values["rescale_zero_snr"]
     expected = TERMINAL_ALPHA_BAR if finite and rescaled else None
@@ -61,6 +69,8 @@ def betas_of(
         problems.append(
             f"the noise schedule has terminal_alpha_bar {values['terminal_alpha_bar']}; diffusers has {expected} here"
         )
+    if rescaled and not rescalable:
+        problems.append("the noise schedule has rescale_zero_snr; this class of diffusers has no such key")
     keys: dict[str, Any] = {"rescale_betas_zero_snr": True} if rescaled else {}
     keys["num_train_timesteps"] = schedule.steps
     if schedule.name == "trained_betas":

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ldm_registry.interfaces import NoiseSchedule
-from ldm_schedulers.diffusers.keys import LimitKeys, SigmaKeys, TrainingKeys
+from ldm_registry.interfaces import NoiseSchedule, Trained
+from ldm_schedulers.diffusers.keys import LimitKeys, SigmaKeys, DiscreteKeys
 from ldm_schedulers.estimate import SamplerConfig
 from ldm_schedulers.spacing_config import SpacingConfig
 
@@ -18,6 +18,11 @@ TRAILING_COUNT: Final = (
     "timestep_spacing trailing with some numbers of steps (61 of 1000 is one): diffusers takes one step more, at "
     "time -1; ours takes as many as asked"
 )
+STRIDE: Final = (
+    "timestep_spacing linspace, or trailing where T // N leaves a remainder: diffusers steps back by T // N, to a "
+    "level that is not the next one it visits; ours steps to the next"
+)
+SPACED_FIELDS: Final = ("sigma_spacing", "sigma_ends")
 _SPACED: Final = {
     "use_karras_sigmas": "karras",
     "use_exponential_sigmas": "exponential",
@@ -25,20 +30,21 @@ _SPACED: Final = {
 }
 
 
-def spacing_of(keys: TrainingKeys) -> dict[str, Any]:
+def spacing_of(keys: DiscreteKeys) -> dict[str, Any]:
     """`spacing`, and `steps_offset` where diffusers heeds it."""
     offset = {"steps_offset": keys.steps_offset} if keys.timestep_spacing == "leading" else {}
     return {"spacing": keys.timestep_spacing, **offset}
 
 
-def spacing_differences(keys: TrainingKeys) -> tuple[str, ...]:
+def spacing_differences(keys: DiscreteKeys) -> tuple[str, ...]:
     """Where the steps of every class of diffusers are not those that were asked for."""
     return {"linspace": (ONE_STEP,), "trailing": (TRAILING_COUNT,)}.get(keys.timestep_spacing, ())
 
 
 def sigma_spacing_of(keys: SigmaKeys) -> dict[str, Any]:
     """`sigma_spacing` and nothing where sigma is not spaced by itself."""
-    return {"sigma_spacing": name for key, name in _SPACED.items() if getattr(keys, key)}
+    used = [name for key, name in _SPACED.items() if getattr(keys, key)]
+    return {"sigma_spacing": used[0]} if used else {}
 
 
 def limits_of(keys: LimitKeys) -> dict[str, Any]:
@@ -63,8 +69,67 @@ def spacing_keys(
         problems.append("spacing: linspace with 1 step starts at time 0 in diffusers; use trailing")
     total = schedule.steps
     if config.spacing == "trailing" and total is not None and math.ceil(total / (total / steps)) != steps:
-        problems.append(f"spacing: trailing with {steps} steps takes {steps + 1} in diffusers; use another number")
+        problems.append(
+            f"spacing: trailing with {steps} steps takes {steps + 1} in diffusers; use another number"
+        )
     return {"timestep_spacing": config.spacing, "steps_offset": config.steps_offset}
+
+
+def whole_times(config: SpacingConfig, trained: Trained, steps: int) -> list[str]:
+    """A line where diffusers would round times that this sampler leaves between two steps, or feed scaled times."""
+    problems = _scale(trained)
+    if config.spacing == "linspace" and not config.round_times and _between_steps(trained, steps):
+        problems.append("round_times: false with spacing: linspace has no key in diffusers")
+    return problems
+
+
+def interpolated(config: SpacingConfig, trained: Trained, steps: int) -> list[str]:
+    """A line where diffusers would put levels between two steps elsewhere, or feed scaled times."""
+    problems = [] if trained.schedule.name == "edm" else _scale(trained)
+    between = config.spacing == "linspace" and _between_steps(trained, steps)
+    if config.sigma_spacing == "none" and between and config.round_times:
+        problems.append("round_times: true has no key in diffusers")
+    interpolation = getattr(trained.schedule.config, "interpolation", "log_linear")
+    expected = "linear" if config.sigma_spacing == "none" else "log_linear"
+    if (between or config.sigma_spacing != "none") and interpolation != expected:
+        problems.append(
+            f"the noise schedule has interpolation {interpolation}; diffusers has {expected} here"
+        )
+    return problems
+
+
+def _scale(trained: Trained) -> list[str]:
+    scale = trained.time_scale
+    return [] if scale == 1.0 else [f"the network is fed {scale} * time; diffusers feeds the time itself"]
+
+
+def _between_steps(trained: Trained, steps: int) -> bool:
+    return steps > 1 and ((trained.schedule.steps or 1) - 1) % (steps - 1) != 0
+
+
+def strides(config: SpacingConfig, trained: Trained, steps: int) -> list[str]:
+    """A line where a class that steps back by `T // N` misses the level that it visits next."""
+    total = trained.schedule.steps or steps
+    exact = {"leading": True, "trailing": total % steps == 0, "linspace": steps == total}[config.spacing]
+    if exact:
+        return []
+    return [
+        f"spacing: {config.spacing} with {steps} of {total} steps: diffusers steps to levels that it does not visit; "
+        "use leading, or trailing with a number that divides T"
+    ]
+
+
+def prior_of(keys: DiscreteKeys) -> dict[str, Any]:
+    """How k-diffusion's samplers start: from noise alone, but for `leading`."""
+    return {} if keys.timestep_spacing == "leading" else {"prior": "noise"}
+
+
+def prior_problems(config: SpacingConfig) -> list[str]:
+    """A line where noise starts otherwise than the spacing says in diffusers."""
+    expected = "marginal" if config.spacing == "leading" else "noise"
+    if config.prior == expected:
+        return []
+    return [f"prior: {config.prior} with spacing: {config.spacing}; diffusers has prior: {expected} there"]
 
 
 def sigma_keys(config: SpacingConfig) -> dict[str, Any]:
