@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 from ldm_dit.block import Block, layer_norm, modulate
 from ldm_dit.config import DiTConfig
-from ldm_dit.embedding import LabelEmbedder, PatchEmbed, TimeFeatures, TimestepEmbedder
+from ldm_dit.embedding import LabelEmbedder, TimeFeatures, TimestepEmbedder
+from ldm_dit.patches import PatchEmbed, unpatch
+from ldm_dit.transformer_config import INERT_KEYS, without_inert_keys
 from ldm_registry.errors import ContractError
 from ldm_registry.interfaces import (
     Condition,
@@ -22,6 +25,15 @@ from ldm_registry.interfaces import (
     NoiseLevel,
     Trained,
 )
+
+_INERT_KEYS: Mapping[str, tuple[object, ...]] = {
+    **INERT_KEYS,
+    "cross_attention_dim": (None,),
+    "caption_channels": (None,),
+    "attention_type": ("default", None),
+    "interpolation_scale": (None, 1),
+    "use_additional_conditions": (None, False),
+}
 
 
 @final
@@ -41,6 +53,11 @@ class DiT(Denoiser):
     Config = DiTConfig
     config: DiTConfig
     diffusers_class = "DiTTransformer2DModel"
+
+    @classmethod
+    def adopt_config(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As for every component: drops the keys of `Transformer2DModel` that have no say over a DiT."""
+        return without_inert_keys(cls.name, values, _INERT_KEYS)
 
     def __init__(self, config: DiTConfig, trained: Trained) -> None:
         super().__init__()
@@ -79,7 +96,9 @@ class DiT(Denoiser):
         x: Tensor = self.pos_embed(z)
         for block in self.transformer_blocks:
             x = block(x, features, label)
-        return self._unpatch(self._project(x, features, label), z)
+        patch = self.config.patch_size
+        rows, columns = z.shape[-2] // patch, z.shape[-1] // patch
+        return unpatch(self._project(x, features, label), rows, columns, patch, self.config.in_channels)
 
     def _check(self, z: Tensor) -> None:
         channels, height, width = z.shape[1:]
@@ -103,16 +122,6 @@ class DiT(Denoiser):
         shift, scale = self.proj_out_1(F.silu(embedding))[:, None].chunk(2, dim=2)
         tokens: Tensor = self.proj_out_2(modulate(layer_norm(x), shift, scale))
         return tokens
-
-    def _unpatch(self, tokens: Tensor, z: Tensor) -> DenoiserOutput:
-        patch, channels = self.config.patch_size, self.config.predicted_channels
-        rows, columns = z.shape[-2] // patch, z.shape[-1] // patch
-        grid = tokens.reshape(-1, rows, columns, patch, patch, channels)
-        image = grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * patch, columns * patch)
-        if not self.config.learns_variance:
-            return DenoiserOutput(image)
-        prediction, variance = image.chunk(2, dim=1)
-        return DenoiserOutput(prediction, variance)
 
 
 def initialise(network: DiT) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ldm_dit import DiT, DiTConfig, register_components
+from ldm_dit import DiT, DiTConfig, PixArt, register_components
 from ldm_dit.embedding import TimeFeatures
 
 from ldm_registry.errors import ContractError
@@ -32,7 +32,7 @@ def test_it_says_what_it_takes_and_how_it_was_trained(trained: Trained, build: B
     assert network.conditioning == {"class_label": Conditioning(shape=(), classes=9, null=9)}
     assert network.latent_space == LatentSpace(channels=4, stride=1)
     assert (network.size_multiple, network.latent_size) == (4, None)
-    assert register_components() == [DiT]
+    assert register_components() == [DiT, PixArt]
 
 
 def test_a_fresh_network_puts_out_exactly_zero(trained: Trained, level: Level) -> None:

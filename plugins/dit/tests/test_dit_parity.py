@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ldm_dit import DiT, DiTConfig
-from ldm_dit.embedding import position_embedding
+from ldm_dit.patches import position_embedding
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,21 +37,6 @@ CONFIGS: list[dict[str, Any]] = [
     {"activation_fn": "swiglu"},
     {"activation_fn": "linear-silu"},
 ]
-
-
-def features_in_float64(
-    timesteps: Tensor,
-    embedding_dim: int,
-    flip_sin_to_cos: bool,
-    downscale_freq_shift: float,
-    scale: float = 1.0,
-) -> Tensor:
-    """diffusers expands time in float32 whatever its network computes in; for a float64 truth it must not."""
-    assert flip_sin_to_cos
-    half = embedding_dim // 2
-    exponent = torch.arange(half, dtype=torch.float64) / (half - downscale_freq_shift)
-    angle = scale * timesteps.double()[:, None] * torch.exp(-math.log(10_000) * exponent)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 def reference(network: DiT) -> Any:
@@ -97,9 +81,8 @@ def test_float64_output_is_that_of_diffusers_to_1e_10(
     build: Callable[..., DiT],
     level: Callable[..., NoiseLevel],
     config: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    exact_time_features: None,
 ) -> None:
-    monkeypatch.setattr(embeddings, "get_timestep_embedding", features_in_float64)
     network = build(**config).double()
     assert relative_difference(network, *inputs(network, torch.float64), level(3.25, 640.0, 999.0)) < 1e-10
 

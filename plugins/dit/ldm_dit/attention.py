@@ -1,0 +1,116 @@
+"""The two halves of a transformer block: attention, and the feed-forward layers."""
+
+from __future__ import annotations
+
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_GATED = ("geglu", "swiglu")
+
+
+@final
+class Attention(nn.Module):
+    """Multi-head attention of tokens to one another, or to the tokens of a context.
+
+    Args:
+        width: Channels of a token.
+        heads: Attention heads.
+        context: Channels of the context's tokens; None for attention among the tokens.
+        bias: Whether query, key and value have a bias.
+        dropout: Dropout probability of what comes out while training.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, context: int | None = None, bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=bias)
+        self.to_k = nn.Linear(context or width, width, bias=bias)
+        self.to_v = nn.Linear(context or width, width, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(dropout)])
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Float[Tensor, "b t c"] | None = None,
+        bias: Float[Tensor, "b 1 1 t"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """[B, N, width] to the same.
+
+        Args:
+            x: Tokens.
+            context: What they attend to; None for themselves.
+            bias: What is added to the logits.
+        """
+        source = x if context is None else context
+        query, key, value = (
+            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, tokens in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
+        )
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+        for layer in self.to_out:
+            x = layer(x)
+        return x
+
+
+@final
+class Expand(nn.Module):
+    """The first half of the feed-forward: a linear layer and its activation.
+
+    Args:
+        width: Channels in.
+        hidden: Channels out.
+        activation: A word of `ACTIVATIONS`.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        self.proj = nn.Linear(width, 2 * hidden if activation in _GATED else hidden)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+        """[B, N, width] to [B, N, hidden]."""
+        x = self.proj(x)
+        match self.activation:
+            case "gelu":
+                return F.gelu(x)
+            case "gelu-approximate":
+                return F.gelu(x, approximate="tanh")
+            case "geglu":
+                value, gate = x.chunk(2, dim=-1)
+                return value * F.gelu(gate)
+            case "swiglu":
+                value, gate = x.chunk(2, dim=-1)
+                return value * F.silu(gate)
+            case "geglu-approximate":
+                # Not gated in spite of its name: x * sigmoid(1.702 x), section 2 of Hendrycks and Gimpel 2016.
+                return x * (1.702 * x).sigmoid()
+            case _:
+                return F.silu(x)
+
+
+@final
+class FeedForward(nn.Module):
+    """Expand each token fourfold and back.
+
+    Args:
+        width: Channels of a token.
+        activation: A word of `ACTIVATIONS`.
+        dropout: Dropout probability in between, while training.
+    """
+
+    def __init__(self, width: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [Expand(width, 4 * width, activation), nn.Dropout(dropout), nn.Linear(4 * width, width)]
+        )
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """[B, N, width] to the same."""
+        for layer in self.net:
+            x = layer(x)
+        return x

@@ -1,0 +1,90 @@
+"""What tells PixArt when, how large and what text: one embedding for all blocks (section 2.3, Chen et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_dit.embedding import TimestepEmbedder
+
+
+@final
+class SizedTimeEmbedder(nn.Module):
+    """Time and, where the network sees them, the image's height, width and aspect ratio.
+
+    Args:
+        width: Channels of a token; a multiple of 3 with sizes.
+        sees_size: Whether there are sizes.
+    """
+
+    def __init__(self, width: int, *, sees_size: bool) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(width)
+        self.resolution_embedder = TimestepEmbedder(width // 3) if sees_size else None
+        self.aspect_ratio_embedder = TimestepEmbedder(width // 3) if sees_size else None
+
+    def forward(
+        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "b 3 k"] | None
+    ) -> Float[Tensor, "b d"]:
+        """[T or B, width].
+
+        Args:
+            time: Features of time, [T, 256]; T is 1 or B.
+            sizes: Features of height, width and aspect ratio, [B, 3, 256].
+        """
+        embedding: Tensor = self.timestep_embedder(time)
+        if sizes is None or self.resolution_embedder is None or self.aspect_ratio_embedder is None:
+            return embedding
+        resolution = self.resolution_embedder(sizes[:, :2]).flatten(1)
+        return embedding + torch.cat([resolution, self.aspect_ratio_embedder(sizes[:, 2])], dim=1)
+
+
+@final
+class AdaptiveNormSingle(nn.Module):
+    """The six modulations that all blocks share, before each adds its own table (adaLN-single).
+
+    Args:
+        width: Channels of a token.
+        sees_size: Whether the network sees the image's size.
+    """
+
+    def __init__(self, width: int, *, sees_size: bool) -> None:
+        super().__init__()
+        self.emb = SizedTimeEmbedder(width, sees_size=sees_size)
+        self.linear = nn.Linear(width, 6 * width)
+
+    def forward(
+        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "b 3 k"] | None
+    ) -> tuple[Float[Tensor, "b 6 d"], Float[Tensor, "b d"]]:
+        """The modulations [T or B, 6, width], and the embedding [T or B, width] that they come from.
+
+        Args:
+            time: Features of time, [T, 256]; T is 1 or B.
+            sizes: Features of height, width and aspect ratio, [B, 3, 256].
+        """
+        embedding = self.emb(time, sizes)
+        return self.linear(F.silu(embedding)).unflatten(1, (6, -1)), embedding
+
+
+@final
+class CaptionProjection(nn.Module):
+    """Two linear layers from a text encoder's channels to the width.
+
+    Args:
+        channels: Of the text embedding.
+        width: Channels of a token.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, text: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
+        """[B, T, channels] to [B, T, width]."""
+        projected: Tensor = self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
+        return projected
