@@ -16,18 +16,27 @@ from ldm_schedulers.discrete import (
     SquaredCosSchedule,
     TrainedBetasSchedule,
 )
+from ldm_schedulers.dpm_multistep import DPMMultistep
 from ldm_schedulers.dpmpp import DPMpp2M
+from ldm_schedulers.edm import EDMSchedule
+from ldm_schedulers.edm_euler import EDMEuler
 from ldm_schedulers.euler import Euler, EulerAncestral, FlowEuler
 from ldm_schedulers.heun import EDMHeun, FlowHeun, Heun
+from ldm_schedulers.lms import LMS
 from ldm_schedulers.pndm import PNDM
+from ldm_schedulers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "LMS",
     "PNDM",
     "CosineSchedule",
+    "DPMMultistep",
     "DPMpp2M",
+    "EDMEuler",
     "EDMHeun",
+    "EDMSchedule",
     "Euler",
     "EulerAncestral",
     "FlowEuler",
@@ -39,6 +48,7 @@ __all__ = [
     "SigmoidSchedule",
     "SquaredCosSchedule",
     "TrainedBetasSchedule",
+    "UniPC",
     "VESchedule",
     "VPSchedule",
 ]
@@ -57,6 +67,7 @@ def register_components() -> Sequence[type[Component]]:
         VESchedule,
         CosineSchedule,
         RectifiedFlowSchedule,
+        EDMSchedule,
         DDPM,
         DDIM,
         Euler,
@@ -67,4 +78,8 @@ def register_components() -> Sequence[type[Component]]:
         FlowEuler,
         FlowHeun,
         EDMHeun,
+        DPMMultistep,
+        LMS,
+        UniPC,
+        EDMEuler,
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, final
 
 from pydantic import Field
@@ -19,9 +18,10 @@ from ldm_registry.interfaces import (
     Step,
     randn,
 )
+from ldm_registry.prediction import to_epsilon
 from ldm_schedulers import multistep_spacing
 from ldm_schedulers.estimate import at_least_float32, estimate
-from ldm_schedulers.exponential import Stride, finite_before, moments, strides
+from ldm_schedulers.exponential import Combination, Stride, finite_before, moments, strides
 from ldm_schedulers.multistep_spacing import MultistepConfig
 
 _FEW_STEPS = 15
@@ -53,23 +53,6 @@ class DPMMultistepConfig(MultistepConfig):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One step: `z' = gain * z + sum of weights * estimates + noise * fresh noise`.
-
-    Attributes:
-        gain: Of z.
-        weights: Of the last estimates, newest first.
-        noise: Standard deviation of the fresh noise.
-        of_noise: The estimates are of the noise, not of the clean latent.
-    """
-
-    gain: float
-    weights: tuple[float, ...]
-    noise: float
-    of_noise: bool
-
-
 @final
 class DPMMultistep(Scheduler):
     """DPM-Solver (Lu et al. 2022), DPM-Solver++ and its SDE form (Lu et al. 2022, "fast solver for guided sampling").
@@ -96,6 +79,7 @@ class DPMMultistep(Scheduler):
         steps = strides(self._levels)
         lengths = [step.length for step in steps]
         self._updates = [_update(config, step, lengths, index) for index, step in enumerate(steps)]
+        self._noise = [_noise(config, step) for step in steps]
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -104,19 +88,14 @@ class DPMMultistep(Scheduler):
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data, one call of `denoise` a step; see `Scheduler.trajectory`."""
         z, history = at_least_float32(z), list[Tensor]()
-        for index, update in enumerate(self._updates):
+        for index, (update, std) in enumerate(zip(self._updates, self._noise, strict=True)):
             level = self._levels[index]
             x0 = estimate(denoise, z, level, self.config).x0
-            newest = x0
-            if not self.config.algorithm_type.endswith("++"):
-                newest = (z - float(level.alpha) * x0) / float(level.sigma)
-            history = [newest, *history[:2]]
-            used = history if update.of_noise else [x0, *history[1:]]
-            z = update.gain * z
-            for weight, past in zip(update.weights, used, strict=False):
-                z = z + weight * past
-            if update.noise > 0:
-                z = z + update.noise * randn(z.shape, generator, device=z.device, dtype=z.dtype)
+            newest = x0 if self.config.algorithm_type.endswith("++") else to_epsilon(x0, z, level)
+            history = [newest, *history[: self.config.solver_order - 1]]
+            z = update.applied(z, history if update.of_noise else [x0, *history[1:]])
+            if std > 0:
+                z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
             yield Step(index, self._levels[index + 1], z, x0)
 
 
@@ -124,28 +103,37 @@ def _order(config: DPMMultistepConfig, lengths: list[float], index: int) -> int:
     """What order a step is taken with."""
     left, few = len(lengths) - index, config.lower_order_final and len(lengths) < _FEW_STEPS
     order = min(config.solver_order, 1 + finite_before(lengths, index))
-    if math.isinf(lengths[index]) or (left == 1 and (few or config.euler_at_final)):
+    whole = 0.0 < lengths[index] < math.inf
+    if not whole or (left == 1 and (few or config.euler_at_final)):
         return 1
     return min(order, 2) if left == 2 and few else order
 
 
-def _update(config: DPMMultistepConfig, step: Stride, lengths: list[float], index: int) -> Update:
-    """A step of the solver as numbers."""
-    kind, h = config.algorithm_type, step.length
-    rate = 2.0 if kind.startswith("sde") else 1.0
-    order = _order(config, lengths, index)
-    fresh = math.sqrt(-math.expm1(-2.0 * h)) if rate == 2.0 else 0.0
-    if kind.endswith("++") or math.isinf(h):
-        gain = step.next_sigma / step.sigma * math.exp(-(rate - 1.0) * h)
-        scale, integrals = step.next_alpha, moments(rate * h, order)
+def _update(config: DPMMultistepConfig, step: Stride, lengths: list[float], index: int) -> Combination:
+    """A step of the solver as numbers, without its noise."""
+    h, order = step.length, _order(config, lengths, index)
+    rate = 2.0 if config.algorithm_type.startswith("sde") else 1.0
+    of_noise = not (config.algorithm_type.endswith("++") or math.isinf(h))
+    if of_noise:
+        gain, scale = step.next_alpha / step.alpha, rate * step.next_sigma
+        integrals = moments(-h, order)
     else:
-        gain = step.next_alpha / step.alpha
-        scale, integrals = rate * step.next_sigma, moments(-h, order)
-        fresh = fresh * math.exp(h)
+        gain, scale = step.next_sigma / step.sigma, step.next_alpha
+        gain = gain * math.exp(-h) if rate == 2.0 else gain
+        integrals = moments(rate * h, order)
     if order == 2 and config.solver_type == "midpoint":
         integrals[1] = 0.5 * integrals[0]
-    weights = tuple(scale * weight for weight in _over_history(integrals, h, lengths, index))
-    return Update(gain, weights, step.next_sigma * fresh, not (kind.endswith("++") or math.isinf(h)))
+    weights = _over_history(integrals, h, lengths, index)
+    return Combination(gain, tuple(scale * weight for weight in weights), of_noise)
+
+
+def _noise(config: DPMMultistepConfig, step: Stride) -> float:
+    """Standard deviation of the fresh noise of a step."""
+    if not config.algorithm_type.startswith("sde"):
+        return 0.0
+    std = step.next_sigma * math.sqrt(-math.expm1(-2.0 * step.length))
+    in_data = config.algorithm_type.endswith("++") or math.isinf(step.length)
+    return std if in_data else std * math.exp(step.length)
 
 
 def _over_history(integrals: list[float], h: float, lengths: list[float], index: int) -> list[float]:
@@ -161,4 +149,6 @@ def _over_history(integrals: list[float], h: float, lengths: list[float], index:
     slope = [near, -near, 0.0]
     bent = integrals[2] + integrals[1] / near
     flat = [integrals[0], 0.0, 0.0]
-    return [one + integrals[1] * two + bent * three for one, two, three in zip(flat, slope, bend, strict=True)]
+    return [
+        one + integrals[1] * two + bent * three for one, two, three in zip(flat, slope, bend, strict=True)
+    ]

@@ -11,8 +11,12 @@ and a solver replaces x0(u) or epsilon(u) by a polynomial through the last estim
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import torch
+from torch import Tensor
 
 from ldm_registry.interfaces import NoiseLevels
 
@@ -37,6 +41,28 @@ class Stride:
     next_alpha: float
     next_sigma: float
     length: float
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """`z' = gain * z + sum of weights * estimates`.
+
+    Attributes:
+        gain: Of z.
+        weights: Of the last estimates, newest first.
+        of_noise: The estimates are of the noise, and not of the clean latent.
+    """
+
+    gain: float
+    weights: tuple[float, ...]
+    of_noise: bool = False
+
+    def applied(self, z: Tensor, estimates: Sequence[Tensor]) -> Tensor:
+        """z' for a state [B, C, H, W] and at least as many estimates as there are weights, newest first."""
+        z = self.gain * z
+        for weight, past in zip(self.weights, estimates, strict=False):
+            z = torch.add(z, past, alpha=weight)
+        return z
 
 
 def strides(levels: NoiseLevels) -> list[Stride]:

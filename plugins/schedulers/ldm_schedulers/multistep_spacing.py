@@ -67,8 +67,10 @@ def levels(
     if not bool((ratios.diff() <= 0).all()):
         raise SpecError(
             "signal_floor and final_ratio have to leave the levels in order",
-            [f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist()[:3])} ... "
-             f"{', '.join(f'{one:g}' for one in ratios.exp().tolist()[-3:])}"],
+            [
+                f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist()[:3])} ... "
+                f"{', '.join(f'{one:g}' for one in ratios.exp().tolist()[-3:])}"
+            ],
             "lower final_ratio, or take fewer steps",
         )
     level = NoiseLevel.at(-2.0 * ratios, schedule.scaling)
@@ -92,7 +94,8 @@ def _limited_times(config: MultistepConfig, schedule: NoiseSchedule, lambda_min:
     steps = config.steps or min(50, room)
     if steps > room:
         raise SpecError(
-            "lambda_min_clipped leaves too few training steps", [f"got {steps} steps, expected at most {room}"]
+            "lambda_min_clipped leaves too few training steps",
+            [f"got {steps} steps, expected at most {room}"],
         )
     points = steps + (config.skip_cleanest and steps < room)
     if config.spacing == "linspace":

@@ -31,6 +31,16 @@ VARIANTS: list[Any] = [
     (plugin.DPMpp2M, {"solver_type": "heun"}),
     (plugin.PNDM, {"skip_prk_steps": False}),
     (plugin.EDMHeun, {"s_churn": 10.0}),
+    (plugin.EDMEuler, {"s_churn": 10.0}),
+    (plugin.LMS, {"order": 2}),
+    (plugin.UniPC, {"solver_order": 1, "solver_type": "bh1"}),
+    (plugin.UniPC, {"solver_order": 3, "predict_x0": False, "lower_order_final": False}),
+    (plugin.UniPC, {"disable_corrector": (0, 2, 5)}),
+    *(
+        (plugin.DPMMultistep, {"algorithm_type": algorithm, "solver_order": order, "solver_type": solver})
+        for algorithm in ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+        for order, solver in ((1, "midpoint"), (2, "heun"), (3, "midpoint"))
+    ),
 ]
 EVERY: list[Any] = [
     (kind, {}) for kind in plugin.register_components() if kind.kind == "scheduler"
@@ -112,7 +122,7 @@ def test_vp_ve_and_flow_give_the_same_samples_on_one_grid(
     kind: Any, options: dict[str, Any], run: Run, generator: torch.Generator
 ) -> None:
     grid = tuple(torch.linspace(-6.0, 7.0, 21, dtype=torch.float64).tolist())
-    spaced = {} if kind is not plugin.EDMHeun else {"sigma_spacing": "none"}
+    spaced = {"sigma_spacing": "none"} if kind in (plugin.EDMHeun, plugin.EDMEuler) else {}
     schedules: list[Any] = [plugin.VPSchedule, plugin.VESchedule, plugin.RectifiedFlowSchedule]
     start, results = noise(generator), []
     for schedule in schedules:
@@ -231,6 +241,8 @@ STARTS_WITHOUT_SIGNAL = [
     plugin.Euler,
     plugin.EulerAncestral,
     plugin.DPMpp2M,
+    plugin.DPMMultistep,
+    plugin.UniPC,
     plugin.FlowEuler,
     plugin.FlowHeun,
 ]
@@ -251,9 +263,11 @@ def test_a_start_without_signal_makes_the_data(
     assert float(images.std()) == pytest.approx(gaussian.std, rel=0.06)
 
 
-@pytest.mark.parametrize("kind", [plugin.Heun, plugin.PNDM, plugin.EDMHeun], ids=label)
+@pytest.mark.parametrize(
+    "kind", [plugin.Heun, plugin.PNDM, plugin.EDMHeun, plugin.EDMEuler, plugin.LMS], ids=label
+)
 def test_solvers_over_sigma_over_alpha_refuse_a_start_without_signal(kind: Any) -> None:
-    options = {"sigma_spacing": "none"} if kind is plugin.EDMHeun else {}
+    options = {"sigma_spacing": "none"} if kind in (plugin.EDMHeun, plugin.EDMEuler) else {}
     with pytest.raises(ContractError, match=r"alpha = 0[\s\S]*infinite[\s\S]*sigma_max"):
         make(kind, ZERO_SNR, steps=10, **options)
     bounded = make(kind, ZERO_SNR, steps=10, spacing="linspace", sigma_max=80.0, **options)

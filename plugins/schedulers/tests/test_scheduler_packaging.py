@@ -45,4 +45,4 @@ def test_every_config_survives_a_round_trip(component: type[Component]) -> None:
 
 def test_both_kinds_are_supplied() -> None:
     kinds = [component.kind for component in plugin.register_components()]
-    assert (kinds.count(Kind.SCHEDULE), kinds.count(Kind.SCHEDULER)) == (9, 10)
+    assert (kinds.count(Kind.SCHEDULE), kinds.count(Kind.SCHEDULER)) == (10, 14)
