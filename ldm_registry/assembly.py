@@ -18,7 +18,7 @@ from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
 from ldm_registry.vocabulary import STAGES, Kind
-from ldm_registry.weights import read_config, read_contract
+from ldm_registry.weights import classes_of, read_config, read_contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ def load_component(
     source: str | Path,
     *,
     name: str | None = None,
+    variant: str | None = None,
     trained: TrainedSpec | None = None,
     registry: Registry | None = None,
 ) -> Component:
@@ -123,7 +124,8 @@ def load_component(
     Args:
         kind: Which half or stage of the folder to load.
         source: The folder.
-        name: The component's registered name; None reads it from the contract or from `_class_name`.
+        name: The component's registered name; None reads it from the contract or from the class in the config.
+        variant: Of the weights, such as `fp16`; None takes the plain ones, or the only ones that there are.
         trained: How a denoiser was trained, where its folder has no contract.
         registry: None discovers what is installed.
 
@@ -132,7 +134,8 @@ def load_component(
     """
     kind, folder = Kind(kind), Path(source)
     registry = registry or Registry.discover()
-    stage: dict[str, Any] = {"use": name or component_name(kind, folder, registry), "checkpoint": str(folder)}
+    use = name or component_name(kind, folder, registry)
+    stage: dict[str, Any] = {"use": use, "checkpoint": str(folder), "variant": variant}
     described = DenoiserSpec(**stage, trained=trained) if kind is Kind.DENOISER else StageSpec(**stage)
     built = build(kind, described, registry)
     return built.materialise(described, init_seed=None)
@@ -147,15 +150,18 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
     contract, config = read_contract(folder), read_config(folder)
     if contract is not None and kind in contract.components:
         return contract.components[kind]
-    wanted = config.get("_class_name")
-    if wanted is not None:
-        for name in registry.names(kind):
-            try:
-                if registry.get(kind, name).diffusers_class == wanted:
-                    return name
-            except PluginError:
-                continue
-    serves = f"is for {dict(contract.components)}" if contract else f"has _class_name {wanted!r}"
+    wanted = classes_of(config)
+    for name in registry.names(kind) if wanted else ():
+        try:
+            component = registry.get(kind, name)
+        except PluginError:
+            continue
+        if {component.diffusers_class, *component.also_reads} & set(wanted):
+            return name
+    said = (
+        f"is a checkpoint of {' and '.join(map(ascii, wanted))}" if wanted else "names no class in its config"
+    )
+    serves = f"is for {dict(contract.components)}" if contract else said
     raise NotFoundError(
         f"{folder} {serves}: no {kind} for it", hint=f"`ldm list {kind}` shows what is installed"
     )

@@ -126,6 +126,8 @@ class Component(nn.Module, ABC):
         Config: The class of its config.
         sibling_prefixes: Prefixes of the tensors in its checkpoint that belong to the other half of a codec.
         diffusers_class: The class of diffusers (or transformers) whose config keys and tensor names these are, if any.
+        also_reads: Further classes whose checkpoints it reads: other names of that class, or classes that differ
+            from it in nothing that matters here.
         renamed_tensors: (pattern, replacement) pairs for `re.sub`, tried on the name of every stored tensor that the
             component does not know: the names that older versions of the library wrote. A 1x1 convolution under
             an old name fits a linear layer.
@@ -138,6 +140,7 @@ class Component(nn.Module, ABC):
     Config: ClassVar[type[ComponentConfig]]
     sibling_prefixes: ClassVar[tuple[str, ...]] = ()
     diffusers_class: ClassVar[str | None] = None
+    also_reads: ClassVar[tuple[str, ...]] = ()
     renamed_tensors: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignored_tensors: ClassVar[tuple[str, ...]] = ()
     config: ComponentConfig

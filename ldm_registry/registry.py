@@ -165,10 +165,13 @@ class Registry:
 
 def _declared() -> list[Entry]:
     entries = {}
+    described: dict[metadata.Distribution | None, tuple[str, str]] = {None: ("unknown", "")}
     for point in metadata.entry_points(group=hookspecs.PROJECT):
         kind, _, name = point.name.partition(".")
-        distribution = point.dist.name if point.dist else "unknown"
-        version = point.dist.version if point.dist else ""
+        if point.dist not in described:
+            # Each of the two parses the whole metadata of the distribution.
+            described[point.dist] = point.dist.name, point.dist.version
+        distribution, version = described[point.dist]
         error = (
             None if kind in set(Kind) and name else f"entry point {point.name!r} is not of the form kind.name"
         )

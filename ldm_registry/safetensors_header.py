@@ -33,12 +33,16 @@ class TensorEntry:
     """One tensor of a file, as its header describes it.
 
     Attributes:
+        file: Where it is stored.
         dtype: safetensors' name of the type, `F16` for example.
         shape: Its shape.
+        offset: Of its first byte in the file.
     """
 
+    file: Path
     dtype: str
     shape: tuple[int, ...]
+    offset: int
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -72,10 +76,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise _broken(path, f"__metadata__ is longer than {MAX_METADATA_BYTES} bytes")
     if len(header) > MAX_TENSORS:
         raise _broken(path, f"{len(header)} tensors; at most {MAX_TENSORS} are allowed")
-    return _entries(path, header, data_bytes=size - 8 - length)
+    return _entries(path, header, data_begin=8 + length, data_bytes=size - 8 - length)
 
 
-def _entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> dict[str, TensorEntry]:
+def _entries(
+    path: Path, header: Mapping[str, Any], data_begin: int, data_bytes: int
+) -> dict[str, TensorEntry]:
     entries, spans = {}, []
     for name, described in header.items():
         if not NAME.fullmatch(name):
@@ -95,7 +101,7 @@ def _entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> dict[str
             raise _broken(
                 path, f"tensor {name}: {end - begin} bytes of data, {dtype} {list(shape)} takes {expected}"
             )
-        entries[name] = TensorEntry(dtype, shape)
+        entries[name] = TensorEntry(path, dtype, shape, data_begin + begin)
         spans.append((begin, end))
     position = 0
     for begin, end in sorted(spans):

@@ -3,7 +3,7 @@
 ::
 
     config.json                          keys of the diffusers class; keys of ours start with `_`
-    diffusion_pytorch_model.safetensors
+    diffusion_pytorch_model.safetensors  or another set of weights, see `weight_files`
     contract.json                        what the part promises, and the digest of every other file
     README.md                            model card
 """
@@ -12,50 +12,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm_registry.contracts import Contract
 from ldm_registry.digests import file_digest
-from ldm_registry.errors import CheckpointError, IntegrityError, NotFoundError, SpecError, did_you_mean
+from ldm_registry.errors import CheckpointError, SpecError, did_you_mean
 from ldm_registry.interfaces import Component, ComponentConfig
-from ldm_registry.safetensors_header import read_header
+from ldm_registry.json_files import MAX_JSON_BYTES as MAX_JSON_BYTES
+from ldm_registry.json_files import read_json as read_json
+from ldm_registry.mapped_tensors import read_tensors
+from ldm_registry.stored_names import match_names
+from ldm_registry.weight_files import WEIGHTS as WEIGHTS
+from ldm_registry.weight_files import read_weights
 
 CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONTRACT = "contract.json"
 CARD = "README.md"
-MAX_JSON_BYTES = 2**20
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a small file.
-
-    Raises:
-        NotFoundError: There is no such file.
-        CheckpointError: It is larger than 1 MiB, or not a JSON object.
-    """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise NotFoundError(f"{path} does not exist", hint=_what_is_there(path.parent)) from error
-    if size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is {size} bytes long; at most {MAX_JSON_BYTES} are allowed")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON", [str(error)]) from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} holds {type(document).__name__}, expected an object")
-    return document
+TRANSFORMERS_BY_NORM = {
+    "ada_norm_zero": "DiTTransformer2DModel",
+    "ada_norm_single": "PixArtTransformer2DModel",
+}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -63,7 +46,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         NotFoundError: There is no such folder or file.
-        CheckpointError: The file is not a JSON object of reasonable size.
+        IntegrityError: The file is a link out of the folder.
+        CheckpointError: It is not a JSON object of reasonable size.
     """
     return read_json(folder / CONFIG)
 
@@ -77,6 +61,7 @@ def read_contract(folder: Path, name: str = CONTRACT) -> Contract | None:
 
     Raises:
         NotFoundError: A file that was named does not exist.
+        IntegrityError: The file is a link out of the folder.
         CheckpointError: It is not a valid contract.
     """
     path = folder / name
@@ -105,7 +90,9 @@ def parse_config(component: type[Component], values: Mapping[str, Any], where: s
     own = {info.alias or name for name, info in fields.items()}
     kept = {key: value for key, value in values.items() if not key.startswith("_") or key in own}
     try:
-        return component.Config.model_validate(kept)
+        return component.Config.model_validate(component.adopt_config(kept))
+    except SpecError as error:
+        raise SpecError(f"{where}: {error.summary}", error.problems, error.hint) from error
     except ValidationError as error:
         known = [*fields, *own]
         problems = [
@@ -127,64 +114,70 @@ def problems_of(error: ValidationError) -> list[str]:
     ]
 
 
-def load_weights(component: Component, folder: Path) -> None:
+def classes_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that a stored config says it is for, in today's names; () where it says none.
+
+    diffusers writes `_class_name`, transformers `architectures`, and a component without a foreign class
+    `_component`, its name. What diffusers once called `Transformer2DModel` is two classes by now.
+
+    Args:
+        values: A `config.json`.
+    """
+    said = values.get("_class_name") or values.get("architectures") or values.get("_component") or ()
+    names = (said,) if isinstance(said, str) else tuple(said) if isinstance(said, list | tuple) else ()
+    return tuple(
+        TRANSFORMERS_BY_NORM.get(str(values.get("norm_type")), name) if name == "Transformer2DModel" else name
+        for name in names
+        if isinstance(name, str)
+    )
+
+
+def defaulted(config: ComponentConfig) -> tuple[str, ...]:
+    """`key: value` for every key of the foreign class that was not stated and took the default of the class.
+
+    Args:
+        config: As `parse_config` made it. Keys of ours, which start with `_`, are left out.
+    """
+    return tuple(
+        f"{info.alias or name}: {json.dumps(config.model_dump(mode='json', include={name})[name])}"
+        for name, info in type(config).model_fields.items()
+        if name not in config.model_fields_set and not (info.alias or name).startswith("_")
+    )
+
+
+def load_weights(
+    component: Component, folder: Path, *, variant: str | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Assign the tensors of a checkpoint to a component, which may be on the meta device.
 
-    Tensors are memory-mapped and assigned, not copied; their dtype is that of the file.
+    Tensors are memory-mapped and assigned, not copied, unless they have to change their type.
 
     Args:
         component: Built from the folder's config.
         folder: The checkpoint.
+        variant: Of the weights, such as `fp16`; None takes the plain ones, or the only ones that there are.
+        dtype: Floating-point tensors are converted to it one by one; None keeps the types of the file.
 
     Raises:
-        NotFoundError: The folder has no weights.
-        IntegrityError: All that it has is a pickle.
+        NotFoundError: The folder has no such weights.
+        IntegrityError: All that it has is a pickle, or a file is a link out of the folder.
         CheckpointError: Missing, unexpected or wrong-shape tensors, all at once; a broken file; NaN or infinity.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
+    expected = component.state_dict()
     if not expected:
         return
-    path = _weights_file(folder)
-    found = read_header(path)
-    mine = {
-        name: entry
-        for name, entry in found.items()
-        if not name.startswith(component.sibling_prefixes or ("\0",))
-    }
-    problems = [
-        *(f"missing: {name} {list(expected[name])}" for name in expected.keys() - mine.keys()),
-        *(f"unexpected: {name} {list(mine[name].shape)}" for name in mine.keys() - expected.keys()),
-        *(
-            f"wrong shape: {name} is {list(mine[name].shape)}, expected {list(shape)}"
-            for name, shape in expected.items()
-            if name in mine and mine[name].shape != shape
-        ),
-    ]
-    if problems:
+    stored = read_weights(folder, variant)
+    match = match_names(component, expected, stored.tensors)
+    if match.problems:
         raise CheckpointError(
-            f"{path} does not match {component.kind} {component.name!r}",
-            sorted(problems),
+            f"{stored.path} does not match {component.kind} {component.name!r}",
+            match.problems,
             hint="check config.json, and that the checkpoint was made by this class",
         )
-    component.load_state_dict(_read_tensors(path, expected), strict=True, assign=True)
-
-
-def _read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read", [str(error)]) from error
-    broken = [
-        f"{name}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values are NaN or infinite"
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
-    if broken:
-        raise CheckpointError(
-            f"{path} holds values that are not finite", broken, hint="the training diverged"
-        )
-    return tensors
+    tensors = read_tensors(match.sources, dtype)
+    # An old 1x1 convolution may stand for a linear layer; every other shape is known to be equal.
+    shaped = {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
+    component.load_state_dict(shaped, strict=True, assign=True)
 
 
 def save_checkpoint(
@@ -245,31 +238,3 @@ def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)
-
-
-def _weights_file(folder: Path) -> Path:
-    path = folder / WEIGHTS
-    if path.is_file():
-        return path
-    pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
-    if pickles:
-        raise IntegrityError(
-            f"{folder} has no safetensors; a pickle can run code and is not opened",
-            pickles,
-            hint=(
-                "convert it where you trust it: python -c 'import torch, safetensors.torch as s; "
-                f's.save_file(torch.load("{pickles[0]}", weights_only=True), "{WEIGHTS}")\''
-            ),
-        )
-    raise NotFoundError(f"{path} does not exist", hint=_what_is_there(folder))
-
-
-def _what_is_there(folder: Path) -> str:
-    if not folder.is_dir():
-        near = (
-            [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
-            if folder.parent.is_dir()
-            else []
-        )
-        return f"there is no folder {folder}; {did_you_mean(folder.name, near)}"
-    return f"{folder} holds {', '.join(sorted(entry.name for entry in folder.iterdir())[:12]) or 'nothing'}"
