@@ -1,0 +1,82 @@
+"""The half that goes from pixels to latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_registry.errors import SpecError
+from ldm_registry.interfaces import Encoder, Generators
+from ldm_tiny_vae.config import TinyVAEConfig, without_derived_keys
+from ldm_tiny_vae.networks import EncoderNetwork
+
+
+@final
+class TinyEncoder(Encoder):
+    """Pixels to the normalised latents of a tiny autoencoder.
+
+    It is distilled to give what a large KL autoencoder gives after normalisation, so its own is usually none.
+
+    Args:
+        config: The same as the decoder's.
+    """
+
+    name = "tiny-vae"
+    Config = TinyVAEConfig
+    sibling_prefixes = ("decoder.",)
+    diffusers_class: ClassVar[str | None] = "AutoencoderTiny"
+    config: TinyVAEConfig
+
+    def __init__(self, config: TinyVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_space = config.encoder_space
+        self.image_channels = config.in_channels
+        self.encoder = EncoderNetwork(config)
+
+    @classmethod
+    def adopt_config(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out `block_out_channels`, which diffusers writes as a copy of `decoder_block_out_channels`.
+
+        Raises:
+            SpecError: It is no copy.
+        """
+        return without_derived_keys(values)
+
+    def encode(
+        self, image: Float[Tensor, "b c h w"], generator: Generators | None = None
+    ) -> Float[Tensor, "b k i j"]:
+        """Encode images to normalised latents [B, latent_channels, H / stride, W / stride].
+
+        Args:
+            image: Pixels in [-1, 1], [B, image_channels, H, W]; H and W are multiples of the stride.
+            generator: Accepted and left alone: this encoder is deterministic.
+
+        Raises:
+            SpecError: The image has the wrong number of channels or a size that the stride does not divide.
+        """
+        self._check(image)
+        return (self.encoder(image) - self.config.shift_factor) * self.config.scaling_factor
+
+    def _check(self, image: Tensor) -> None:
+        stride = self.latent_space.stride
+        problems = []
+        if image.ndim != 4:
+            problems.append(f"dimensions: got {image.ndim}, expected 4 (batch, channels, height, width)")
+        else:
+            if image.shape[1] != self.image_channels:
+                problems.append(f"channels: got {image.shape[1]}, expected {self.image_channels}")
+            if image.shape[2] % stride or image.shape[3] % stride or not image.shape[2] * image.shape[3]:
+                height, width = image.shape[2:]
+                problems.append(
+                    f"height x width: got {height} x {width}, expected positive multiples of {stride}"
+                )
+        if problems:
+            raise SpecError(
+                f"encoder 'tiny-vae' cannot encode an image of shape {list(image.shape)}",
+                problems,
+                "resize or convert the images to fit the encoder",
+            )
