@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 from unittest import SkipTest
@@ -20,6 +20,7 @@ from ldm_registry.interfaces import (
     Component,
     ComponentConfig,
     Condition,
+    Conditioner,
     Conditioning,
     Decoder,
     Denoise,
@@ -174,9 +175,43 @@ class HealthyScheduler(Scheduler):
             yield Step(index, levels[index + 1], z, x0)
 
 
+class ConditionerConfig(ComponentConfig):
+    width: int = Field(5, ge=1, description="Channels of the embedding.")
+
+
+class HealthyConditioner(Conditioner):
+    name = "healthy-texts"
+    Config = ConditionerConfig
+
+    def __init__(self, config: ConditionerConfig, tokenizer: Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = ("prompt", "style")
+        self.outputs = {
+            "text_embedding": Conditioning((None, config.width), torch.float32),
+            "text_mask": Conditioning((8,), torch.bool),
+        }
+        self.embed = nn.Embedding(128, config.width)
+
+    def ids(self, texts: Mapping[str, Sequence[str]]) -> Tensor:
+        joined = [f"{prompt[:4]:4}{style[:4]:4}" for prompt, style in zip(*texts.values(), strict=True)]
+        return torch.tensor([[ord(letter) % 128 for letter in text] for text in joined])
+
+    def encode(self, texts: Mapping[str, Sequence[str]], size: tuple[int, int]) -> dict[str, Tensor]:
+        ids = self.ids(texts).to(self.embed.weight.device)
+        return {"text_embedding": self.embed(ids), "text_mask": ids != ord(" ")}
+
+
 HEALTHY: dict[Kind, type[Component]] = {
     interface.kind: final(type(interface.__name__, (interface,), {"__module__": __name__}))
-    for interface in (HealthyEncoder, HealthyDenoiser, HealthyScheduler, HealthyDecoder, HealthySchedule)
+    for interface in (
+        HealthyEncoder,
+        HealthyDenoiser,
+        HealthyScheduler,
+        HealthyDecoder,
+        HealthySchedule,
+        HealthyConditioner,
+    )
 }
 
 
@@ -255,6 +290,14 @@ def relabelled(change: Callable[[Any, Condition], Condition]) -> type[Component]
         return HealthyDenoiser.label(self, z, change(self, condition))
 
     return broken(HealthyDenoiser, label=label)
+
+
+def encoding(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> type[Component]:
+    """A healthy conditioner with something done to what it gives."""
+    return broken(
+        HealthyConditioner,
+        encode=lambda self, texts, size: change(HealthyConditioner.encode(self, texts, size)),
+    )
 
 
 def sampling(trajectory: Callable[..., Any]) -> type[Component]:
@@ -447,6 +490,42 @@ BROKEN: list[tuple[str, type[Component]]] = [
     (
         "between_steps_the_level_is_interpolated",
         broken(HealthySchedule, level=lambda self, time: HealthySchedule.level(self, time.floor())),
+    ),
+    (
+        "inputs_and_outputs_are_named",
+        constructed(HealthyConditioner, lambda self: setattr(self, "inputs", ["prompt", "style"])),
+    ),
+    (
+        "inputs_and_outputs_are_named",
+        constructed(HealthyConditioner, lambda self: setattr(self, "outputs", {})),
+    ),
+    ("outputs_are_as_declared", encoding(lambda given: {"text_embedding": given["text_embedding"]})),
+    (
+        "outputs_are_as_declared",
+        encoding(lambda given: {**given, "text_embedding": given["text_embedding"].mean(1)}),
+    ),
+    ("outputs_are_as_declared", encoding(lambda given: {**given, "text_mask": given["text_mask"].long()})),
+    (
+        "output_depends_on_each_text",
+        broken(
+            HealthyConditioner,
+            ids=lambda self, texts: HealthyConditioner.ids(
+                self, {**texts, "style": [""] * len(texts["style"])}
+            ),
+        ),
+    ),
+    (
+        "samples_do_not_depend_on_their_batch",
+        encoding(
+            lambda given: {**given, "text_mask": given["text_mask"].any(0, keepdim=True) | given["text_mask"]}
+        ),
+    ),
+    (
+        "saved_and_loaded_it_is_the_same",
+        constructed(
+            HealthyConditioner,
+            lambda self: setattr(self, "config", ConditionerConfig(width=6)),
+        ),
     ),
     ("levels_run_from_noise_to_data", levelled(lambda n: NoiseLevels(n.alpha.flip(0), n.sigma.flip(0)))),
     ("levels_run_from_noise_to_data", levelled(lambda n: NoiseLevels(n.alpha.float(), n.sigma.float()))),

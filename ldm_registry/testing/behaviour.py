@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ldm_registry.interfaces import Component, Decoder, Encoder, Generators, NoiseLevel
+from ldm_registry.interfaces import Component, Conditioner, Decoder, Encoder, Generators, NoiseLevel
 from ldm_registry.testing.check import (
     Check,
+    NotApplicableError,
     asked_of,
     require,
     require_close,
@@ -22,7 +23,7 @@ from ldm_registry.trainable import TrainableDecoder, TrainableEncoder, has_train
 from ldm_registry.vocabulary import Kind
 
 NETWORKS = (Kind.ENCODER, Kind.DECODER, Kind.DENOISER)
-BATCHED = (*NETWORKS, Kind.SCHEDULER)
+BATCHED = (*NETWORKS, Kind.SCHEDULER, Kind.CONDITIONER)
 STOCHASTIC = (Kind.ENCODER, Kind.SCHEDULER)
 DOUBLE_TOLERANCE = 1e-9
 """In float64; one sum in another order moves a value by about 1e-15."""
@@ -32,7 +33,7 @@ def _runs_in(dtype: torch.dtype, *kinds: Kind) -> Check:
     def check(subject: Subject) -> None:
         component = subject.build().to(dtype)
         for inputs in _both_level_shapes(subject.inputs(component).to(dtype=dtype)):
-            for name, output in run(component, inputs).items():
+            for name, output in _placed(component, inputs).items():
                 require(output.dtype == dtype, f"{name} is {output.dtype} for {dtype} input and weights")
                 require(bool(output.isfinite().all()), f"{name} has values that are not finite")
 
@@ -44,7 +45,7 @@ def _runs_in(dtype: torch.dtype, *kinds: Kind) -> Check:
 
 runs_in_float32 = _runs_in(torch.float32, *BATCHED)
 runs_in_float64 = _runs_in(torch.float64, *BATCHED)
-runs_in_bfloat16 = _runs_in(torch.bfloat16, *NETWORKS)
+runs_in_bfloat16 = _runs_in(torch.bfloat16, *NETWORKS, Kind.CONDITIONER)
 
 
 @asked_of(*BATCHED)
@@ -53,7 +54,7 @@ def output_follows_input_to_every_device(subject: Subject) -> None:
     for device in subject.devices:
         component = subject.build().to(device)
         for inputs in _both_level_shapes(subject.inputs(component).to(device, torch.float32)):
-            for name, output in run(component, inputs).items():
+            for name, output in _placed(component, inputs, every_dtype=True).items():
                 require(output.device.type == device, f"{name} is on {output.device} for input on {device}")
 
 
@@ -90,6 +91,8 @@ def samples_do_not_depend_on_their_batch(subject: Subject) -> None:
     """A batch equals its samples one by one, each at its own level, with its own label and generator."""
     component = subject.build().double()
     inputs = subject.inputs(component)
+    if isinstance(component, Conditioner) and not component.inputs:
+        raise NotApplicableError("it reads nothing that differs between samples")
     if subject.kind is not Kind.SCHEDULER:
         _compare_rows(component, inputs, seed=False)
     if subject.kind in STOCHASTIC:
@@ -151,6 +154,22 @@ def _both_level_shapes(inputs: Inputs) -> list[Inputs]:
     if level is None:
         return [inputs]
     return [inputs, replace(inputs, level=NoiseLevel(level.alpha[0], level.sigma[0]))]
+
+
+def _placed(component: Component, inputs: Inputs, *, every_dtype: bool = False) -> dict[str, Tensor]:
+    """What it puts out, as far as device and dtype have to follow: of a conditioner, what its own tensors make.
+
+    Args:
+        component: What to call.
+        inputs: B samples.
+        every_dtype: Also what is not of a floating-point type.
+    """
+    outputs = run(component, inputs)
+    if not isinstance(component, Conditioner):
+        return outputs
+    if not component.state_dict():
+        return {}
+    return {name: output for name, output in outputs.items() if every_dtype or output.is_floating_point()}
 
 
 def _training_view(component: Component, inputs: Inputs) -> list[Tensor]:

@@ -111,7 +111,7 @@ def require_equal(got: Tensor, expected: Tensor, what: str) -> None:
     same = (got == expected) | (got.isnan() & expected.isnan())
     if not bool(same.all()):
         apart = int((~same).sum())
-        largest = float((got - expected).abs().max())
+        largest = float((got.double() - expected.double()).abs().max())
         require(False, f"{what}: {apart} of {got.numel()} values differ, by up to {largest:.3g}")
 
 
@@ -125,6 +125,7 @@ def require_close(got: Tensor, expected: Tensor, what: str, tolerance: float) ->
         tolerance: Largest allowed difference, relative to the largest value or to 1, whichever is larger.
     """
     require(got.shape == expected.shape, f"{what}: shape {list(got.shape)} against {list(expected.shape)}")
+    got, expected = got.double(), expected.double()
     scale = max(1.0, float(expected.abs().max()))
     apart = float((got - expected).abs().max())
     require(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,16 @@ from pydantic import ValidationError
 
 from ldm_registry.errors import PluginError, SpecError, did_you_mean
 from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
-from ldm_registry.testing import behaviour, codecs, declaration, denoisers, samplers, schedules, storage
+from ldm_registry.testing import (
+    behaviour,
+    codecs,
+    conditioners,
+    declaration,
+    denoisers,
+    samplers,
+    schedules,
+    storage,
+)
 from ldm_registry.testing.check import Check, CheckResult, Status
 from ldm_registry.testing.global_state import restored
 from ldm_registry.testing.stand_ins import StraightConfig, StraightSchedule, trained_on_stand_in
@@ -25,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     *denoisers.CHECKS,
     *schedules.CHECKS,
     *samplers.CHECKS,
+    *conditioners.CHECKS,
     *behaviour.CHECKS,
     *storage.CHECKS,
 )
@@ -96,6 +107,7 @@ def check_component(
     *,
     trained: Trained | None = None,
     schedule: NoiseSchedule | None = None,
+    tokenizer: Path | None = None,
     skip: Mapping[str, str] | None = None,
     devices: Sequence[str] | None = None,
 ) -> ConformanceReport:
@@ -106,6 +118,7 @@ def check_component(
         config: A small one, so that the suite takes seconds; None is `Config()`.
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
+        tokenizer: For a conditioner of text: folder of its tokenizer.
         skip: Check to the reason why it cannot hold.
         devices: Where to try it; None is the CPU, and CUDA where there is one.
 
@@ -116,7 +129,9 @@ def check_component(
         SpecError: `skip` names a check that is not asked of this kind or gives no reason, or the class has no
             default config and none was given.
     """
-    subject = subject_of(component, config, trained=trained, schedule=schedule, devices=devices)
+    subject = subject_of(
+        component, config, trained=trained, schedule=schedule, tokenizer=tokenizer, devices=devices
+    )
     skipped = require_reasons(component, skip or {})
     results = []
     for check in checks_for(component.kind):
@@ -134,6 +149,7 @@ def subject_of(
     *,
     trained: Trained | None = None,
     schedule: NoiseSchedule | None = None,
+    tokenizer: Path | None = None,
     devices: Sequence[str] | None = None,
 ) -> Subject:
     """A component with everything that it is built from; arguments as for `check_component`.
@@ -156,6 +172,7 @@ def subject_of(
         trained,
         schedule or StraightSchedule(StraightConfig()),
         tuple(devices or (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))),
+        tokenizer,
     )
 
 

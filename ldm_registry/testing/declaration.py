@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ldm_registry.interfaces import (
     Component,
     ComponentConfig,
+    Conditioner,
     Decoder,
     Denoiser,
     Encoder,
@@ -33,6 +34,7 @@ INTERFACES: dict[Kind, type[Component]] = {
     Kind.SCHEDULER: Scheduler,
     Kind.DECODER: Decoder,
     Kind.SCHEDULE: NoiseSchedule,
+    Kind.CONDITIONER: Conditioner,
 }
 LISTING = "import sys; from ldm_registry.registry import Registry; Registry.discover().entries(); print(*sys.modules)"
 

@@ -28,7 +28,7 @@ def builds_on_the_meta_device(subject: Subject) -> None:
     )
 
 
-@asked_of(Kind.ENCODER, Kind.DECODER, Kind.DENOISER)
+@asked_of(Kind.ENCODER, Kind.DECODER, Kind.DENOISER, Kind.CONDITIONER)
 def saved_and_loaded_it_is_the_same(subject: Subject) -> None:
     """Saved as a checkpoint and loaded onto the meta device, it puts out the same bits and has the same config."""
     component = subject.build()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from ldm_registry.build import fresh
 from ldm_registry.interfaces import (
     Component,
     ComponentConfig,
+    Conditioner,
     Decoder,
     Denoiser,
     Encoder,
@@ -29,6 +31,9 @@ from ldm_registry.vocabulary import Kind
 SEED = 20_240_607
 BATCH = 3
 SMALLEST_SIDE = 4
+IMAGE_SIZE = (48, 32)
+"""(height, width) in pixels, as conditioners are told."""
+TEXTS = ("a red kite over the sea", "", "Two cats, at night")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +41,17 @@ class Inputs:
     """What a component is fed, B samples of it.
 
     Attributes:
-        main: Image, latent, noisy latent or starting noise [B, C, H, W]; times [B] for a schedule.
+        main: Image, latent, noisy latent or starting noise [B, C, H, W]; times [B] for a schedule; without meaning
+            for a conditioner.
         level: Of a noisy latent, normalised, [B].
         condition: By name, each [B, ...].
+        texts: Of a conditioner, by name, B each.
     """
 
     main: Tensor
     level: NoiseLevel | None = None
     condition: Mapping[str, Tensor] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Inputs:
         """The same on another device or in another dtype; levels stay where they are."""
@@ -54,7 +62,10 @@ class Inputs:
         """A batch of one."""
         pick = slice(index, index + 1)
         level = self.level and NoiseLevel(self.level.alpha[pick], self.level.sigma[pick])
-        return Inputs(self.main[pick], level, {name: value[pick] for name, value in self.condition.items()})
+        condition = {name: value[pick] for name, value in self.condition.items()}
+        return Inputs(
+            self.main[pick], level, condition, {name: texts[pick] for name, texts in self.texts.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,7 @@ class Subject:
         trained: For a denoiser: how it was trained; None for one that was not (an oracle).
         schedule: For a scheduler: what it steps through.
         devices: Where it is tried.
+        tokenizer: For a conditioner of text: folder of its tokenizer.
     """
 
     component: type[Component]
@@ -74,6 +86,7 @@ class Subject:
     trained: Trained | None
     schedule: NoiseSchedule
     devices: tuple[str, ...]
+    tokenizer: Path | None = None
 
     @property
     def kind(self) -> Kind:
@@ -91,6 +104,8 @@ class Subject:
                 return config or self.config, self.trained
             case Kind.SCHEDULER:
                 return config or self.config, self.schedule, None
+            case Kind.CONDITIONER:
+                return config or self.config, self.tokenizer
             case _:
                 return (config or self.config,)
 
@@ -141,6 +156,8 @@ class Subject:
             return Inputs(low + (high - low) * share)
         if isinstance(component, Scheduler):
             return Inputs(randn((batch, 2, *(size or (4, 6))), generator, dtype=torch.float64))
+        if isinstance(component, Conditioner):
+            return Inputs(torch.zeros(batch), texts=_texts(component, batch))
         height, width = _sides(component, size)
         if isinstance(component, Encoder):
             shape = (batch, component.image_channels, height, width)
@@ -185,6 +202,8 @@ def call(
         output = component(inputs.main, inputs.level, inputs.condition)
         variance = {} if output.variance is None else {"variance": output.variance}
         return {"prediction": output.prediction, **variance}
+    if isinstance(component, Conditioner):
+        return dict(component.encode(inputs.texts, IMAGE_SIZE))
     if isinstance(component, NoiseSchedule):
         level = component.level(inputs.main)
         return {"alpha": level.alpha, "sigma": level.sigma, "time": component.time(level)}
@@ -222,3 +241,11 @@ def _conditions(denoiser: Denoiser, batch: int, generator: torch.Generator) -> d
             shape = (batch, *(extent or 3 for extent in given.shape))
             values[name] = randn(shape, generator).to(given.dtype)
     return values
+
+
+def _texts(conditioner: Conditioner, batch: int) -> dict[str, tuple[str, ...]]:
+    """B texts for each input, no two inputs with the same ones in the same order."""
+    return {
+        name: tuple(TEXTS[(index + turn) % len(TEXTS)] for index in range(batch))
+        for turn, name in enumerate(conditioner.inputs)
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -20,6 +21,7 @@ class ComponentSuite:
         config: A small one, so that the suite takes seconds; None is `Config()`.
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
+        tokenizer: For a conditioner of text: folder of its tokenizer.
         skip: Check to the reason why it cannot hold.
     """
 
@@ -27,6 +29,7 @@ class ComponentSuite:
     config: ClassVar[ComponentConfig | None] = None
     trained: ClassVar[Trained | None] = None
     schedule: ClassVar[NoiseSchedule | None] = None
+    tokenizer: ClassVar[Path | None] = None
     skip: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -42,7 +45,13 @@ def _as_test(check: Check, reason: str | None) -> Callable[[ComponentSuite], Non
     def test(self: ComponentSuite) -> None:
         if reason is not None:
             raise SkipTest(reason)
-        subject = subject_of(self.component, self.config, trained=self.trained, schedule=self.schedule)
+        subject = subject_of(
+            self.component,
+            self.config,
+            trained=self.trained,
+            schedule=self.schedule,
+            tokenizer=self.tokenizer,
+        )
         with restored():
             result = check.result(subject)
         if result.status is Status.NOT_APPLICABLE:
