@@ -28,9 +28,9 @@ from ldm_registry.interfaces import Component, ComponentConfig
 from ldm_registry.json_files import MAX_JSON_BYTES as MAX_JSON_BYTES
 from ldm_registry.json_files import read_json as read_json
 from ldm_registry.mapped_tensors import read_tensors
-from ldm_registry.stored_names import match_names
+from ldm_registry.stored_names import Match, match_names
 from ldm_registry.weight_files import WEIGHTS as WEIGHTS
-from ldm_registry.weight_files import read_weights
+from ldm_registry.weight_files import StoredWeights, read_weights
 
 CONFIG = "config.json"
 CONTRACT = "contract.json"
@@ -166,18 +166,37 @@ def load_weights(
     expected = component.state_dict()
     if not expected:
         return
+    tensors = read_tensors(_matching(component, read_weights(folder, variant)).sources, dtype)
+    # An old 1x1 convolution may stand for a linear layer; every other shape is known to be equal.
+    shaped = {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
+    component.load_state_dict(shaped, strict=True, assign=True)
+
+
+def check_weights(component: Component, folder: Path, variant: str | None = None) -> StoredWeights:
+    """Whether `load_weights` would find the tensors that it needs, told from the headers alone.
+
+    Args:
+        component: Built from the folder's config.
+        folder: The checkpoint.
+        variant: Of the weights.
+
+    Raises:
+        LdmError: As `load_weights`, but for values that are not finite.
+    """
     stored = read_weights(folder, variant)
-    match = match_names(component, expected, stored.tensors)
+    _matching(component, stored)
+    return stored
+
+
+def _matching(component: Component, stored: StoredWeights) -> Match:
+    match = match_names(component, component.state_dict(), stored.tensors)
     if match.problems:
         raise CheckpointError(
             f"{stored.path} does not match {component.kind} {component.name!r}",
             match.problems,
             hint="check config.json, and that the checkpoint was made by this class",
         )
-    tensors = read_tensors(match.sources, dtype)
-    # An old 1x1 convolution may stand for a linear layer; every other shape is known to be equal.
-    shaped = {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
-    component.load_state_dict(shaped, strict=True, assign=True)
+    return match
 
 
 def save_checkpoint(

@@ -36,11 +36,29 @@ LAYERS = (
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
     ("registry", "weights", "digests"),
     ("build", "assembly", "pipeline"),
-    ("interchange", "interchange.*", "training", "training.*", "diagnostics", "diagnostics.*", "report", "report.*"),
+    (
+        "interchange",
+        "interchange.*",
+        "training",
+        "training.*",
+        "diagnostics",
+        "diagnostics.*",
+        "report",
+        "report.*",
+    ),
     ("testing", "testing.*"),
     ("cli", "cli.*", "__main__"),
 )
-PUBLIC_TO_PLUGINS = {"interfaces", "foreign", "trainable", "vocabulary", "prediction", "errors", "hookspecs", "testing"}
+PUBLIC_TO_PLUGINS = {
+    "interfaces",
+    "foreign",
+    "trainable",
+    "vocabulary",
+    "prediction",
+    "errors",
+    "hookspecs",
+    "testing",
+}
 PLUGIN_FILES = sorted((ROOT / "plugins").glob("*/ldm_*/**/*.py"))
 PLUGIN_TEST_FILES = sorted((ROOT / "plugins").glob("*/tests/**/*.py"))
 
