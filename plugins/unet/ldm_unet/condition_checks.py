@@ -37,13 +37,15 @@ PER_RESOLUTION = (
 
 def problems(config: UNetConditionConfig) -> Iterator[str]:
     """One line for each thing that is wrong: what the key holds, and what it may hold."""
-    words = [*_wrong_words(config), *_not_built(config)]
-    lengths = [*_wrong_lengths(config)]
-    yield from words
-    yield from lengths
-    yield from _wrong_numbers(config)
+    first = [
+        *_wrong_words(config),
+        *_not_built(config),
+        *_wrong_lengths(config),
+        *_wrong_numbers(config),
+    ]
+    yield from first
     yield from _wrong_embeddings(config)
-    if not words and not lengths:
+    if not first:
         yield from _wrong_depths(config)
         yield from _wrong_widths(config)
 
@@ -96,7 +98,7 @@ def _wrong_numbers(config: UNetConditionConfig) -> Iterator[str]:
     for key in ("conv_in_kernel", "conv_out_kernel"):
         if getattr(config, key) % 2 == 0:
             yield f"{key} is {getattr(config, key)}; expected an odd number, so that the latent keeps its size"
-    for key in ("layers_per_block", "attention_head_dim", "cross_attention_dim"):
+    for key in ("block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim"):
         value = getattr(config, key)
         if min(value if isinstance(value, tuple) else (value,), default=1) < 1:
             yield f"{key} is {value}; expected numbers from 1"
@@ -160,21 +162,20 @@ def _wrong_depths(config: UNetConditionConfig) -> Iterator[str]:
     if nested and config.reverse_transformer_layers_per_block is None:
         yield "transformer_layers_per_block is nested, which needs reverse_transformer_layers_per_block"
         return
-    for plan in all_plans(config):
-        if plan.kind.attention != "cross":
-            continue
+    read = [plan for plan in all_plans(config) if plan.kind.attention == "cross"]
+    if any(min(plan.depths, default=0) < 0 for plan in read):
+        yield f"transformer_layers_per_block is {depths}; expected numbers from 0"
+    for plan in read:
         if len(plan.depths) < plan.layers:
             yield (
                 f"transformer layers of a stage {plan.width} wide are {list(plan.depths)}; expected {plan.layers} "
                 "numbers, one for each residual block (on the way up one more than on the way down)"
             )
-        elif min(plan.depths) < 0:
-            yield f"transformer layers of a stage are {list(plan.depths)}; expected numbers from 0"
 
 
 def _wrong_widths(config: UNetConditionConfig) -> Iterator[str]:
     for width in dict.fromkeys(config.block_out_channels):
-        if width < 1 or width % config.groups:
+        if width % config.groups:
             yield f"block_out_channels has {width}, not a multiple of norm_num_groups {config.groups}"
     plans = all_plans(config)
     read = list(dict.fromkeys(plan.text_width for plan in plans if plan.kind.reads_text))

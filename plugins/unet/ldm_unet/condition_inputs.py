@@ -10,8 +10,6 @@ from ldm_registry.interfaces import Condition, Conditioning
 from ldm_unet.condition_config import UNetConditionConfig
 from ldm_unet.condition_plan import all_plans, text_width
 
-OPTIONAL = ("text_mask", "guidance_embedding")
-"""What may be left out: then every token is read, and nothing is added to the time features."""
 EXACT = ("class_label", "size_and_crop")
 """What must not be rounded to the network's dtype before it is expanded: bfloat16 knows no 1001."""
 
@@ -23,14 +21,14 @@ def conditioning(config: UNetConditionConfig) -> dict[str, Conditioning]:
     if width is not None:
         accepted["text_embedding"] = _floats(None, width)
     if any(plan.kind.reads_text for plan in all_plans(config)):
-        accepted["text_mask"] = Conditioning(shape=(None,), dtype=torch.bool)
+        accepted["text_mask"] = Conditioning(shape=(None,), dtype=torch.bool, optional=True)
     if config.addition_embed_type == "text_time":
         sizes = config.size_numbers * (config.addition_time_embed_dim or 0)
         pooled = (config.projection_class_embeddings_input_dim or 0) - sizes
         accepted["pooled_text_embedding"] = _floats(pooled)
         accepted["size_and_crop"] = _floats(config.size_numbers)
     if config.time_cond_proj_dim is not None:
-        accepted["guidance_embedding"] = _floats(config.time_cond_proj_dim)
+        accepted["guidance_embedding"] = _floats(config.time_cond_proj_dim, optional=True)
     return accepted | _class_conditioning(config)
 
 
@@ -54,7 +52,7 @@ def take(
     """
     value = condition.get(name)
     if value is None:
-        if name in OPTIONAL or accepted.null is not None:
+        if accepted.optional or accepted.null is not None:
             return None
         raise ContractError(
             f"denoiser 'unet-condition' needs the condition {name!r}; given are "
@@ -77,8 +75,8 @@ def take(
     return value.to(z.device, dtype if accepted.dtype.is_floating_point else accepted.dtype)
 
 
-def _floats(*shape: int | None) -> Conditioning:
-    return Conditioning(shape=shape, dtype=torch.float32)
+def _floats(*shape: int | None, optional: bool = False) -> Conditioning:
+    return Conditioning(shape=shape, dtype=torch.float32, optional=optional)
 
 
 def _class_conditioning(config: UNetConditionConfig) -> dict[str, Conditioning]:
