@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
-from ldm_registry.interfaces import NoiseSchedule
+from ldm_registry.interfaces import Component, NoiseSchedule
 from ldm_registry.vocabulary import Prediction
 
 
@@ -61,3 +61,11 @@ class ForeignScheduler(Protocol):
         Raises:
             SpecError: diffusers cannot express it; says which settings, all of them.
         """
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """Half of a codec that can do its normalisation inside its own weights, for readers that ignore it."""
+
+    def folded(self) -> Component:
+        """A component that does the same and whose config asks for no normalisation."""

@@ -7,7 +7,7 @@ from typing import cast
 
 from ldm_registry.assembly import Plan
 from ldm_registry.errors import SpecError
-from ldm_registry.foreign import ForeignScheduler
+from ldm_registry.foreign import Foldable, ForeignScheduler
 from ldm_registry.interchange.recipes import RECIPES, Recipe
 from ldm_registry.interfaces import Denoiser
 from ldm_registry.spec import PipelineSpec
@@ -73,6 +73,11 @@ def _inexpressible(spec: PipelineSpec, plan: Plan, pipeline: str) -> Iterator[st
         yield f"encoder {first.component.name!r} and decoder {second.component.name!r} are not one class of diffusers"
     if getattr(first.component.config, "latent_std", 1.0) != 1.0:
         yield "the codec scales its latents to unit variance (_latent_std), which diffusers leaves to the scheduler"
+    if not all(isinstance(half.component, Foldable) for half in (first, second)):
+        yield from (
+            f"{pipeline} passes over {key} of the codec's config"
+            for key in RECIPES[pipeline].unheeded(first.component.config.model_dump())
+        )
     if denoiser.diffusers_class == "UNet2DModel" and denoiser.conditioning:
         yield f"{pipeline} hands no {', '.join(denoiser.conditioning)} to the network"
     if RECIPES[pipeline].guidance == 1.0 and spec.guidance.scale != 1.0:

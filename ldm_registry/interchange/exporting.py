@@ -16,7 +16,7 @@ from ldm_registry.assembly import Plan, planned
 from ldm_registry.build import Built
 from ldm_registry.digests import verify
 from ldm_registry.errors import SpecError
-from ldm_registry.foreign import ForeignScheduler
+from ldm_registry.foreign import Foldable, ForeignScheduler
 from ldm_registry.interchange.counterpart import counterpart
 from ldm_registry.interchange.pipeline_folder import INDEX, SCHEDULER_CONFIG
 from ldm_registry.interchange.recipes import SCHEDULER, Recipe
@@ -119,6 +119,8 @@ def _write_parts(folder: Path, spec: PipelineSpec, plan: Plan, recipe: Recipe) -
             _loaded(plan.stages[Kind.ENCODER], spec.encoder),
             _loaded(plan.stages[Kind.DECODER], spec.decoder),
         ]
+        if recipe.unheeded(halves[0].config.model_dump()):
+            halves = [cast(Foldable, half).folded() for half in halves]
         save_checkpoint(halves, folder / recipe.codec, contract=None, card=_card(halves[0]))
     for text, label in zip(recipe.text, _text_labels(plan), strict=True):
         stage, built = spec.conditioners[label], plan.conditioners[label]

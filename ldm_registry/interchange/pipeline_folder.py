@@ -68,6 +68,7 @@ class PipelineFolder:
             )
         folder = cls(path, recipe, classes, settings, elsewhere)
         folder._check_classes()
+        folder._check_normalisation()
         return folder
 
     def scheduler_config(self) -> dict[str, Any]:
@@ -107,6 +108,18 @@ class PipelineFolder:
                 problems.append(f"{part}/{name} is the config of {own}; {INDEX} says {said}")
         if problems:
             raise CheckpointError(f"{self.path} holds configs of other classes than it says", problems)
+
+    def _check_normalisation(self) -> None:
+        if self.recipe.codec is None:
+            return
+        unheeded = self.recipe.unheeded(read_json(self.path / self.recipe.codec / CONFIG))
+        if unheeded:
+            raise SpecError(
+                f"{self.path / self.recipe.codec / CONFIG} normalises the latents in a way that {self.recipe.pipeline} "
+                "passes over, so nothing says which latents the denoiser was trained on",
+                [f"{key} is stated" for key in unheeded],
+                hint="name the parts in a spec by hand; a codec applies everything that its config states",
+            )
 
 
 def _entries(index: dict[str, Any], recipe: Recipe) -> tuple[dict[str, str], dict[str, Any], list[str]]:

@@ -43,6 +43,8 @@ class Recipe:
         steps: Sampling steps where the caller names none.
         guidance: Guidance scale where the caller names none.
         family: Whose normalisation a codec has that states none.
+        normalises: Whether it heeds the mean and std of the latents that the codec's config states; all of them heed
+            its scaling factor, and none a shift.
         scheduler_overrides: What the pipeline's constructor sets in the scheduler's config, whatever the file says.
         settings: Keys of `model_index.json` that are settings instead of parts.
         zeros_for_empty: Whether an empty negative text is all zeros, where the index does not say.
@@ -57,6 +59,7 @@ class Recipe:
     steps: int = 50
     guidance: float = 1.0
     family: str | None = None
+    normalises: bool = False
     scheduler_overrides: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     zeros_for_empty: bool = False
@@ -67,6 +70,11 @@ class Recipe:
         """Every folder that the pipeline needs."""
         texts = [name for text in self.text for name in (text.folder, text.tokenizer)]
         return (self.denoiser, SCHEDULER, *([self.codec] if self.codec else []), *texts)
+
+    def unheeded(self, codec: Mapping[str, Any]) -> list[str]:
+        """Keys of a codec's config that normalise its latents and that the pipeline passes over."""
+        keys = ("shift_factor",) if self.normalises else ("shift_factor", "latents_mean", "latents_std")
+        return [key for key in keys if codec.get(key)]
 
 
 _STABLE_DIFFUSION = Recipe(
@@ -91,6 +99,7 @@ _STABLE_DIFFUSION_XL = Recipe(
     size_outputs=("size_and_crop",),
     guidance=5.0,
     family="sdxl",
+    normalises=True,
     settings=("force_zeros_for_empty_prompt",),
     zeros_for_empty=True,
 )

@@ -132,6 +132,14 @@ def test_the_config_of_another_class_is_refused(make: Make) -> None:
     assert "text_encoder/config.json is the config of T5EncoderModel" in str(caught.value)
 
 
+def test_a_normalisation_that_the_pipeline_passes_over_is_not_guessed_at(make: Make) -> None:
+    config = {"_class_name": "AutoencoderKL", "latents_mean": [1.0] * 4, "latents_std": [2.0] * 4}
+    with pytest.raises(SpecError) as caught:
+        PipelineFolder.read(make(configs={"vae": config}))
+    assert "StableDiffusionPipeline passes over" in str(caught.value)
+    assert "latents_mean is stated" in str(caught.value)
+
+
 def test_a_folder_without_an_index_says_what_is_there(make: Make) -> None:
     path = make()
     (path / INDEX).unlink()

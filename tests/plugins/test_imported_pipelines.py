@@ -136,7 +136,7 @@ def test_a_bundled_pipeline_opens_in_diffusers_and_draws_the_same(tmp_path: Path
     images = pipe(class_labels=[6, 1], generator=generators, output_type="np", **exported.call).images
     drawn = torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
     mine = assemble(spec).sample(2, seed=0, condition={"class_label": [6, 1]})
-    torch.testing.assert_close(mine, drawn, rtol=0, atol=2e-3)
+    torch.testing.assert_close(mine, drawn, rtol=0, atol=1e-4)
 
 
 def test_a_pipeline_that_diffusers_does_not_have_is_refused_with_every_reason(tmp_path: Path) -> None:

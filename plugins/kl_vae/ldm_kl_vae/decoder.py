@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_kl_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_kl_vae.config import KLVAEConfig
 from ldm_kl_vae.families import FAMILIES
+from ldm_kl_vae.folding import folded_config, folded_post_quant_conv
 from ldm_kl_vae.networks import DecoderNetwork
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
@@ -61,6 +63,15 @@ class KLDecoder(Decoder):
         raw = self.normalisation.denormalise(latent)
         image: Tensor = self.decoder(raw if self.post_quant_conv is None else self.post_quant_conv(raw))
         return image
+
+    def folded(self) -> KLDecoder:
+        """The same decoder with its normalisation inside `post_quant_conv`; its own weights are shared."""
+        with torch.device("meta"):
+            twin = KLDecoder(folded_config(self.config))
+        twin.decoder = self.decoder
+        dtype = next(self.parameters()).dtype
+        twin.post_quant_conv = folded_post_quant_conv(self.post_quant_conv, self.config, dtype)
+        return twin
 
     def forward(self, latent: Tensor) -> DecoderOutput:
         """The training view of `decode`; this decoder adds no losses of its own."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_kl_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_kl_vae.config import KLVAEConfig
 from ldm_kl_vae.families import FAMILIES
+from ldm_kl_vae.folding import folded_config, folded_quant_conv
 from ldm_kl_vae.networks import EncoderNetwork
 from ldm_kl_vae.posterior import DiagonalGaussian
 from ldm_registry.errors import SpecError
@@ -91,6 +93,15 @@ class KLEncoder(Encoder):
         posterior = self.posterior(image)
         latent = self.normalisation.normalise(posterior.sample(generator))
         return EncoderOutput(latent, {"kl_nats": posterior.kl_nats()})
+
+    def folded(self) -> KLEncoder:
+        """The same encoder with its normalisation inside `quant_conv`; its own weights are shared."""
+        with torch.device("meta"):
+            twin = KLEncoder(folded_config(self.config))
+        twin.encoder = self.encoder
+        dtype = next(self.parameters()).dtype
+        twin.quant_conv = folded_quant_conv(self.quant_conv, self.config, dtype)
+        return twin
 
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> KLVAEConfig:
         """The config under which latents of this measured mean and std come out normalised.

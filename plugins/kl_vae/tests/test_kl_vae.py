@@ -313,3 +313,26 @@ def test_the_hook_returns_what_the_entry_points_declare():
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
     declared = set(project["entry-points"]["ldm_registry"])
     assert {f"{one.kind}.{one.name}" for one in ldm_kl_vae.register_components()} == declared
+
+
+@pytest.mark.parametrize("has_convs", [True, False])
+def test_folding_the_normalisation_into_the_weights_changes_no_output(has_convs: bool):
+    made = config(
+        scaling_factor=0.7,
+        latents_mean=(0.4, -1.0, 2.0, 0.0),
+        latents_std=(0.5, 1.5, 2.0, 3.0),
+        latent_std=0.5,
+        use_quant_conv=has_convs,
+        use_post_quant_conv=has_convs,
+    )
+    encoder, decoder = halves(made)
+    folded_encoder, folded_decoder = encoder.folded(), decoder.folded()
+    assert folded_encoder.config == folded_decoder.config
+    assert folded_encoder.config.normalisation == Normalisation((0.0,), (1.0,))
+    latent = encoder.encode(images())
+    torch.testing.assert_close(folded_encoder.encode(images()), latent)
+    torch.testing.assert_close(
+        folded_encoder.encode(images(), torch.Generator().manual_seed(0)),
+        encoder.encode(images(), torch.Generator().manual_seed(0)),
+    )
+    torch.testing.assert_close(folded_decoder.decode(latent), decoder.decode(latent))
