@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, final
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, final
 
 from pydantic import Field
 from torch import Tensor
 
+from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import (
     Denoise,
     Generators,
@@ -16,10 +17,13 @@ from ldm_registry.interfaces import (
     NoiseSchedule,
     Scheduler,
     Step,
+    Trained,
     randn,
 )
 from ldm_registry.prediction import to_epsilon
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import multistep_spacing
+from ldm_schedulers.diffusers import dpm_multistep
 from ldm_schedulers.estimate import at_least_float32, estimate
 from ldm_schedulers.exponential import Combination, Stride, finite_before, moments, strides
 from ldm_schedulers.multistep_spacing import MultistepConfig
@@ -66,6 +70,7 @@ class DPMMultistep(Scheduler):
     """
 
     name = "dpm-multistep"
+    diffusers_class = "DPMSolverMultistepScheduler"
     Config = DPMMultistepConfig
     config: DPMMultistepConfig
 
@@ -97,6 +102,18 @@ class DPMMultistep(Scheduler):
             if std > 0:
                 z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
             yield Step(index, self._levels[index + 1], z, x0)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return dpm_multistep.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        trained = Trained(prediction, schedule, time_scale)
+        return dpm_multistep.write_config(self.config, len(self._levels) - 1, trained)
 
 
 def _order(config: DPMMultistepConfig, lengths: list[float], index: int) -> int:

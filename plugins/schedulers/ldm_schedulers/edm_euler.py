@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
+from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step
+from ldm_registry.foreign import SchedulerReading
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step, Trained
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.churn import ChurnConfig, churned, raised
+from ldm_schedulers.diffusers import edm
 from ldm_schedulers.estimate import at_least_float32
 
 
 class EDMEulerConfig(ChurnConfig):
     """Euler with churn; 50 steps by default, in the spacing of the paper."""
+
+    prior_std: float | None = Field(
+        default=None, gt=0, description="std of the noise that sampling starts from, in place of `prior`"
+    )
 
 
 @final
@@ -28,6 +36,7 @@ class EDMEuler(Scheduler):
     """
 
     name = "edm-euler"
+    diffusers_class = "EDMEulerScheduler"
     Config = EDMEulerConfig
     config: EDMEulerConfig
 
@@ -35,7 +44,8 @@ class EDMEuler(Scheduler):
         super().__init__()
         self.config = config
         self.stochastic = config.s_churn > 0
-        self._levels = spacing.levels(config, schedule, tokens)
+        found = spacing.levels(config, schedule, tokens)
+        self._levels = NoiseLevels(found.alpha, found.sigma, config.prior_std or found.prior_std)
         self._points = coordinates.exploding(self._levels, self.name)
         count = len(self._points) - 1
         self._starts = [raised(point, config, count, schedule.scaling) for point in self._points[:-1]]
@@ -54,3 +64,15 @@ class EDMEuler(Scheduler):
             x0 = clean(y, start)
             y = coordinates.euler(y, x0, start, end)
             yield Step(index, end.level, end.scale * y, x0)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return edm.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        trained = Trained(prediction, schedule, time_scale)
+        return edm.write_config(self.config, trained)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step
+from ldm_registry.foreign import SchedulerReading
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step, Trained
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
+from ldm_schedulers.diffusers import lms
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32
 
 _GAUSS = 1 / math.sqrt(3)
@@ -37,6 +40,7 @@ class LMS(Scheduler):
     """
 
     name = "lms"
+    diffusers_class = "LMSDiscreteScheduler"
     Config = LMSConfig
     config: LMSConfig
     stochastic = False
@@ -63,6 +67,18 @@ class LMS(Scheduler):
             for weight, slope in zip(self._weights[index], history, strict=True):
                 y = y + weight * slope
             yield Step(index, end.level, end.scale * y, x0)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return lms.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        trained = Trained(prediction, schedule, time_scale)
+        return lms.write_config(self.config, len(self._levels) - 1, trained)
 
 
 def _weights(times: list[float], index: int, order: int) -> list[float]:

@@ -33,6 +33,9 @@ class MultistepConfig(SamplerConfig):
     final_ratio: float | None = Field(
         default=None, gt=0, description="sigma / alpha that the last step leads to, in place of `final`"
     )
+    prior_std: float | None = Field(
+        default=None, gt=0, description="std of the noise that sampling starts from, in place of `prior`"
+    )
 
 
 def levels(
@@ -57,8 +60,6 @@ def levels(
         times = _limited_times(config, schedule, lambda_min)
         config, skip = config.model_copy(update={"timesteps": times, "steps": None, "steps_offset": 0}), False
     found = spacing.levels(config, schedule, tokens, skip_cleanest=skip)
-    if config.signal_floor is None and config.final_ratio is None:
-        return found
     ratios = -0.5 * found.log_snr
     if config.signal_floor is not None:
         ratios[0] = ratios[0].clamp(max=math.log1p(-config.signal_floor) - math.log(config.signal_floor))
@@ -67,14 +68,11 @@ def levels(
     if not bool((ratios.diff() <= 0).all()):
         raise SpecError(
             "signal_floor and final_ratio have to leave the levels in order",
-            [
-                f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist()[:3])} ... "
-                f"{', '.join(f'{one:g}' for one in ratios.exp().tolist()[-3:])}"
-            ],
+            [f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist())}"],
             "lower final_ratio, or take fewer steps",
         )
     level = NoiseLevel.at(-2.0 * ratios, schedule.scaling)
-    return NoiseLevels(level.alpha, level.sigma, found.prior_std)
+    return NoiseLevels(level.alpha, level.sigma, config.prior_std or found.prior_std)
 
 
 def _limited_times(config: MultistepConfig, schedule: NoiseSchedule, lambda_min: float) -> tuple[float, ...]:
@@ -99,7 +97,7 @@ def _limited_times(config: MultistepConfig, schedule: NoiseSchedule, lambda_min:
         )
     points = steps + (config.skip_cleanest and steps < room)
     if config.spacing == "linspace":
-        times = torch.linspace(room - 1.0, 0.0, points, **DOUBLE)
+        times = torch.arange(points, **DOUBLE).flip(0) * ((room - 1.0) / max(points - 1, 1))
         times = times.round() if config.round_times else times
     elif config.spacing == "leading":
         times = (points - 1 - torch.arange(points, **DOUBLE)) * (room // points) + config.steps_offset

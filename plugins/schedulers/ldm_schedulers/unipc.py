@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, final
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step
+from ldm_registry.foreign import SchedulerReading
+from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSchedule, Scheduler, Step, Trained
 from ldm_registry.prediction import to_epsilon
+from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import multistep_spacing
+from ldm_schedulers.diffusers import unipc
 from ldm_schedulers.estimate import at_least_float32, estimate
 from ldm_schedulers.exponential import Combination, Stride, finite_before, moments, strides
 from ldm_schedulers.multistep_spacing import MultistepConfig
@@ -53,6 +56,7 @@ class UniPC(Scheduler):
     """
 
     name = "unipc"
+    diffusers_class = "UniPCMultistepScheduler"
     Config = UniPCConfig
     config: UniPCConfig
     stochastic = False
@@ -94,6 +98,18 @@ class UniPC(Scheduler):
             before = z
             z = prediction.applied(z, history if prediction.of_noise else [x0, *history[1:]])
             yield Step(index, self._levels[index + 1], z, x0)
+
+    @classmethod
+    def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:
+        """What a scheduler config says; see `ForeignScheduler.from_diffusers`."""
+        return unipc.read_config(values)
+
+    def to_diffusers(
+        self, schedule: NoiseSchedule, prediction: Prediction, time_scale: float
+    ) -> dict[str, Any]:
+        """The scheduler config of the same steps; see `ForeignScheduler.to_diffusers`."""
+        trained = Trained(prediction, schedule, time_scale)
+        return unipc.write_config(self.config, len(self._levels) - 1, trained)
 
 
 def _order(config: UniPCConfig, lengths: list[float], index: int) -> int:
