@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_registry.interfaces import Conditioner, Conditioning
-from ldm_text.t5_config import T5TextConfig
+from ldm_text.t5_config import ARCHITECTURES, T5TextConfig
 from ldm_text.tokens import Tokens
 
 VOCABULARY = (("tokenizer.json",), ("spiece.model",))
@@ -35,6 +35,7 @@ class T5Text(Conditioner):
     name = "t5-text"
     Config = T5TextConfig
     diffusers_class = "T5EncoderModel"
+    also_reads = ARCHITECTURES[1:]
     # Of a checkpoint that holds the whole of T5.
     sibling_prefixes = ("decoder.", "lm_head.")
     # A second name of `shared.weight`, which the encoder reads.
