@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ldm_registry.cli.commands import inspecting, making, training
+from ldm_registry.cli.commands import inspecting, interchanging, making, training
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (*inspecting.COMMANDS, *making.COMMANDS, *training.COMMANDS):
+for command in (*inspecting.COMMANDS, *making.COMMANDS, *interchanging.COMMANDS, *training.COMMANDS):
     app.command(name=command.__name__.rstrip("_"))(command)
 
 

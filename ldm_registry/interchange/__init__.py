@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from ldm_registry.interchange.exporting import Exported, export_pipeline
 from ldm_registry.interchange.importing import Imported, Wishes, import_pipeline
-from ldm_registry.interchange.sources import write
+from ldm_registry.interchange.sources import SingleFile, import_source, write
+from ldm_registry.original import Converted
 
-__all__ = ["Exported", "Imported", "Wishes", "export_pipeline", "import_pipeline", "write"]
+__all__ = [
+    "Converted",
+    "Exported",
+    "Imported",
+    "SingleFile",
+    "Wishes",
+    "export_pipeline",
+    "import_pipeline",
+    "import_source",
+    "write",
+]

@@ -37,7 +37,7 @@ class Wishes:
         steps: Of the sampler.
         size: (height, width) in pixels.
         prompt: For a pipeline with text.
-        tokenizers: Folders of tokenizers that lie elsewhere, by the name that the pipeline has for them.
+        parts: Folders of parts that lie elsewhere, by the name that the pipeline has for them.
     """
 
     variant: str | None = None
@@ -45,7 +45,7 @@ class Wishes:
     steps: int | None = None
     size: tuple[int, int] | None = None
     prompt: str | None = None
-    tokenizers: Mapping[str, Path] = field(default_factory=dict)
+    parts: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def import_pipeline(
         LdmError: The folder is not whole, or something in it is not understood; nothing is guessed.
     """
     wishes, registry, output = wishes or Wishes(), registry or Registry.discover(), output.absolute()
-    source = PipelineFolder.read(folder, wishes.tokenizers)
+    source = PipelineFolder.read(folder, wishes.parts)
     sampler, reading = _scheduler(source, registry)
     values = {
         **_networks(source, reading, wishes, registry),
@@ -127,7 +127,7 @@ def _networks(
     source: PipelineFolder, reading: SchedulerReading, wishes: Wishes, registry: Registry
 ) -> dict[str, Any]:
     recipe = source.recipe
-    network = source.path / recipe.denoiser
+    network = source.folder_of(recipe.denoiser)
     trained = {
         "prediction": reading.prediction,
         "schedule": dict(reading.schedule),
@@ -141,7 +141,7 @@ def _networks(
         channels = read_config(network).get("in_channels", 3)
         pixels = {"use": "identity", "config": {"channels": channels}}
         return {"encoder": pixels, "denoiser": denoiser, "decoder": dict(pixels)}
-    folder = source.path / recipe.codec
+    folder = source.folder_of(recipe.codec)
     halves = {
         kind: _stage(kind, folder, wishes, registry) | _normalisation(kind, source, reading, registry)
         for kind in (Kind.ENCODER, Kind.DECODER)
@@ -169,7 +169,7 @@ def _normalisation(
     """What the codec's config leaves out and its family knows; and the scale at which the denoiser was trained."""
     recipe = source.recipe
     assert recipe.codec is not None
-    folder = source.path / recipe.codec
+    folder = source.folder_of(recipe.codec)
     codec, stated = registry.get(kind, component_name(kind, folder, registry)), read_config(folder)
     families: Mapping[str, Mapping[str, Any]] = getattr(codec, "families", {})
     known = families.get(recipe.family or "", {})
@@ -191,7 +191,7 @@ def _conditioning(source: PipelineFolder, wishes: Wishes, registry: Registry) ->
         if source.settings.get("force_zeros_for_empty_prompt", bool(recipe.zeros_for_empty)):
             config["zeros_for_empty"] = True
         conditioners[text.folder] = {
-            **_stage(Kind.CONDITIONER, source.path / text.folder, wishes, registry, text.use),
+            **_stage(Kind.CONDITIONER, source.folder_of(text.folder), wishes, registry, text.use),
             "tokenizer": str(source.folder_of(text.tokenizer)),
             **({"config": config} if config else {}),
         }
@@ -206,7 +206,7 @@ def _conditioning(source: PipelineFolder, wishes: Wishes, registry: Registry) ->
 
 def _wants_size(source: PipelineFolder) -> bool:
     """PixArt is told the size of the image only where it was trained with that."""
-    config = read_config(source.path / source.recipe.denoiser)
+    config = read_config(source.folder_of(source.recipe.denoiser))
     stated = config.get("use_additional_conditions")
     if source.classes[source.recipe.denoiser] == "UNet2DConditionModel":
         return bool(config.get("addition_embed_type") == "text_time")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_registry.errors import CheckpointError, SpecError
+from ldm_registry.errors import CheckpointError, SpecError, did_you_mean
 from ldm_registry.interchange.recipes import NOT_FOR_IMAGES, SCHEDULER, Recipe, recipe_of
 from ldm_registry.weights import CONFIG, read_json
 
@@ -25,22 +25,22 @@ class PipelineFolder:
         recipe: Of its class.
         classes: Class name of each part that it holds, by folder.
         settings: What `model_index.json` says beyond the parts.
-        tokenizers: Folders of tokenizers that lie elsewhere.
+        elsewhere: Folders of parts that lie elsewhere.
     """
 
     path: Path
     recipe: Recipe
     classes: dict[str, str]
     settings: dict[str, Any]
-    tokenizers: Mapping[str, Path]
+    elsewhere: Mapping[str, Path]
 
     @classmethod
-    def read(cls, path: Path, tokenizers: Mapping[str, Path] | None = None) -> PipelineFolder:
+    def read(cls, path: Path, elsewhere: Mapping[str, Path] | None = None) -> PipelineFolder:
         """Read and check the index.
 
         Args:
             path: The folder.
-            tokenizers: Folders of tokenizers that lie elsewhere, by the name that the pipeline has for them.
+            elsewhere: Folders of parts that lie elsewhere, by the name that the pipeline has for them.
 
         Raises:
             NotFoundError: There is no such folder or no index in it.
@@ -53,7 +53,12 @@ class PipelineFolder:
         classes, settings, problems = _entries(index, recipe)
         if problems:
             raise SpecError(f"{path / INDEX} has entries that are not understood", problems)
-        elsewhere = dict(tokenizers or {})
+        elsewhere = {part: folder.absolute() for part, folder in (elsewhere or {}).items()}
+        unknown = [
+            f"{part}: {did_you_mean(part, recipe.parts)}" for part in elsewhere.keys() - {*recipe.parts}
+        ]
+        if unknown:
+            raise SpecError(f"{recipe.pipeline} has no such part", unknown)
         lacking = [
             f"{part}: {'no such folder' if part in classes else 'null in the index'}"
             for part in recipe.parts
@@ -85,7 +90,7 @@ class PipelineFolder:
 
     def folder_of(self, part: str) -> Path:
         """Where a part lies."""
-        return self.tokenizers[part].absolute() if part in self.tokenizers else self.path / part
+        return self.elsewhere.get(part, self.path / part)
 
     def notes(self) -> list[str]:
         """What the pipeline's constructor changes in the scheduler's config, one line for each key."""
@@ -102,7 +107,7 @@ class PipelineFolder:
             name = SCHEDULER_CONFIG if part == SCHEDULER else CONFIG
             if "okenizer" in said or part not in self.recipe.parts:
                 continue
-            config = read_json(self.path / part / name)
+            config = read_json(self.folder_of(part) / name)
             own = config.get("_class_name") or (config.get("architectures") or [None])[0]
             if own is not None and own not in (said, "Transformer2DModel"):
                 problems.append(f"{part}/{name} is the config of {own}; {INDEX} says {said}")
@@ -112,10 +117,11 @@ class PipelineFolder:
     def _check_normalisation(self) -> None:
         if self.recipe.codec is None:
             return
-        unheeded = self.recipe.unheeded(read_json(self.path / self.recipe.codec / CONFIG))
+        path = self.folder_of(self.recipe.codec) / CONFIG
+        unheeded = self.recipe.unheeded(read_json(path))
         if unheeded:
             raise SpecError(
-                f"{self.path / self.recipe.codec / CONFIG} normalises the latents in a way that {self.recipe.pipeline} "
+                f"{path} normalises the latents in a way that {self.recipe.pipeline} "
                 "passes over, so nothing says which latents the denoiser was trained on",
                 [f"{key} is stated" for key in unheeded],
                 hint="name the parts in a spec by hand; a codec applies everything that its config states",

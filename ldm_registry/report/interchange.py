@@ -5,18 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ldm_registry.interchange import Exported, Imported
+from ldm_registry.interchange import Converted, Exported, Imported
 from ldm_registry.report.tables import table
 from ldm_registry.spec_paths import shown
 
 
-def describe_import(imported: Imported, output: Path) -> dict[str, Any]:
+def describe_import(imported: Imported | Converted, output: Path) -> dict[str, Any]:
     """An import that was written.
 
     Args:
-        imported: What was found.
+        imported: What was found, or the component folders that a single file became.
         output: The spec's file.
     """
+    if isinstance(imported, Converted):
+        return {
+            "spec": None,
+            "family": imported.family,
+            "components": [str(folder) for folder in imported.components],
+            "notes": list(imported.notes),
+        }
     parts = {**imported.plan.stages, **imported.plan.conditioners}
     return {
         "spec": str(output),
@@ -37,6 +44,12 @@ def describe_import(imported: Imported, output: Path) -> dict[str, Any]:
 
 def render_import(document: dict[str, Any]) -> str:
     """The same for a terminal."""
+    if document["spec"] is None:
+        written = [f"wrote {folder}" for folder in document["components"]]
+        notes = [f"note: {note}" for note in document["notes"]]
+        return "\n".join(
+            [*written, *notes, "no whole pipeline, so no spec: name the folders as `checkpoint:` in one"]
+        )
     rows = [
         (
             label,
