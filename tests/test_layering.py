@@ -35,7 +35,7 @@ LAYERS = (
     ),
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
     ("registry", "weights", "digests"),
-    ("build", "assembly", "pipeline"),
+    ("build", "assembly", "pipeline", "original", "original.*"),
     (
         "interchange",
         "interchange.*",
