@@ -59,7 +59,8 @@ class TinyEncoder(Encoder):
             SpecError: The image has the wrong number of channels or a size that the stride does not divide.
         """
         self._check(image)
-        return (self.encoder(image) - self.config.shift_factor) * self.config.scaling_factor
+        raw: Tensor = self.encoder(image)
+        return (raw - self.config.shift_factor) * self.config.scaling_factor
 
     def _check(self, image: Tensor) -> None:
         stride = self.latent_space.stride

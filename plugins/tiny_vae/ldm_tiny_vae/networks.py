@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] to the same shape, values >= 0."""
-        return torch.relu(self.conv(x) + x)
+        return torch.relu_(self.conv(x) + x)
 
 
 @final
