@@ -111,7 +111,7 @@ class PNDM(Scheduler):
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data; see `Scheduler.trajectory`.
 
-        One call of `denoise` a step, two in the first; four in each of the first three with Runge-Kutta.
+        One call of `denoise` a step, two in the first of several; four in each of the first three with Runge-Kutta.
         """
         clean = coordinates.clean(denoise, self.config)
 
@@ -124,7 +124,7 @@ class PNDM(Scheduler):
             history = [(y - x0) / start.time, *history[:3]]
             if index < len(self._middles):
                 blend = _runge_kutta(y, history[0], (start, self._middles[index], end), epsilon)
-            elif index == 0 and end.time > 0.0:
+            elif index == 0 and len(self._points) > 2:
                 blend = 0.5 * (history[0] + epsilon(y + (end.time - start.time) * history[0], end))
             else:
                 blend = _multistep(history)

@@ -22,7 +22,7 @@ def shifted(config: SpacingConfig, ratios: Tensor, tokens: int | None) -> Tensor
         tokens: Patches that the denoiser sees; None where that is unknown.
 
     Raises:
-        SpecError: The factor is not positive.
+        SpecError: The factor is not positive, or there is nothing to stretch.
     """
     ratios = ratios + math.log(config.shift)
     if config.dynamic_shift != "none" and tokens is not None:
@@ -30,6 +30,12 @@ def shifted(config: SpacingConfig, ratios: Tensor, tokens: int | None) -> Tensor
     if config.shift_terminal is None:
         return ratios
     signal = torch.sigmoid(-ratios)
+    if float(signal[-1]) == 0.0:
+        raise SpecError(
+            "shift_terminal stretches the levels until the last one has this noise fraction",
+            ["got a last level without signal, which no stretch moves"],
+            "take more than 1 step, or remove shift_terminal",
+        )
     signal = signal * ((1.0 - config.shift_terminal) / signal[-1])
     return torch.log1p(-signal) - signal.log()
 

@@ -46,7 +46,7 @@ def _values(config: SpacingConfig, ends: tuple[float, float]) -> tuple[float, fl
     problems = []
     if math.isinf(high) and config.sigma_axis == "ratio":
         problems.append("the noisiest level holds no signal, so its sigma / alpha is infinite; set sigma_max")
-    if math.isinf(low):
+    if low == -math.inf:
         problems.append("the cleanest level holds no noise; set sigma_min above 0")
     if not problems and low >= high and config.sigma_ends == "schedule":
         problems.append(f"sigma_min {math.exp(low):g} has to lie below sigma_max {math.exp(high):g}")

@@ -116,16 +116,18 @@ class StepTable:
 
     def time(self, level: NoiseLevel) -> Tensor:
         """The time of a level in any scaling, float64; whole steps come back as exactly themselves."""
-        value = log_ratio_of(level)
-        left = (torch.searchsorted(self.log_ratio, value.contiguous()) - 1).clamp(0, self.steps - 2)
-        low, high = self.log_ratio[left], self.log_ratio[left + 1]
+        value, last = log_ratio_of(level), self.log_ratio[-1]
+        # A terminal_alpha_bar may leave the last step cleaner than the one before it.
+        rising = torch.cat([self.log_ratio[:-1], self.log_ratio[-2:].amax(0, keepdim=True)])
+        left = (torch.searchsorted(rising, value.contiguous()) - 1).clamp(0, self.steps - 2)
+        low, high = rising[left], rising[left + 1]
         rise, span = value - low, high - low
         inner = rise.expm1() / span.expm1() if self.linear else rise / span
-        fraction = torch.where(high.isinf(), -torch.expm1(low - value), inner)
+        fraction = torch.where(high.isinf(), -torch.expm1(low - value), inner.nan_to_num(0.0))
         time = (left + fraction).clamp(0.0, self.steps - 1.0)
         nearest = time.round()
-        distance = (value - self.log_ratio[nearest.long()]).abs()
-        return torch.where(distance <= _SNAP_NATS, nearest, time)
+        snapped = torch.where((value - rising[nearest.long()]).abs() <= _SNAP_NATS, nearest, time)
+        return torch.where((value == last) | ((value - last).abs() <= _SNAP_NATS), self.steps - 1.0, snapped)
 
 
 def log_ratio_of(level: NoiseLevel) -> Tensor:

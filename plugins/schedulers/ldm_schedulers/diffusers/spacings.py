@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ldm_registry.interfaces import NoiseSchedule, Trained
-from ldm_schedulers.diffusers.keys import LimitKeys, SigmaKeys, DiscreteKeys
+from ldm_schedulers.diffusers.keys import DiscreteKeys, LimitKeys, SigmaKeys
 from ldm_schedulers.estimate import SamplerConfig
 from ldm_schedulers.spacing_config import SpacingConfig
 
@@ -32,8 +32,8 @@ _SPACED: Final = {
 
 def spacing_of(keys: DiscreteKeys) -> dict[str, Any]:
     """`spacing`, and `steps_offset` where diffusers heeds it."""
-    offset = {"steps_offset": keys.steps_offset} if keys.timestep_spacing == "leading" else {}
-    return {"spacing": keys.timestep_spacing, **offset}
+    heeded = keys.timestep_spacing == "leading" and keys.steps_offset > 0
+    return {"spacing": keys.timestep_spacing, **({"steps_offset": keys.steps_offset} if heeded else {})}
 
 
 def spacing_differences(keys: DiscreteKeys) -> tuple[str, ...]:
