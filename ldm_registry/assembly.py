@@ -156,7 +156,7 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
             component = registry.get(kind, name)
         except PluginError:
             continue
-        if {component.diffusers_class, *component.also_reads} & set(wanted):
+        if {component.diffusers_class, *component.also_reads, name} & set(wanted):
             return name
     said = (
         f"is a checkpoint of {' and '.join(map(ascii, wanted))}" if wanted else "names no class in its config"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from ldm_registry.contracts import Contract
 from ldm_registry.digests import verify
@@ -20,6 +19,7 @@ from ldm_registry.spec import ConditionerSpec, DenoiserSpec, SchedulerSpec, Stag
 from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import classes_of, load_weights, parse_config, read_config, read_contract
+from ldm_registry.without_memory import WithoutMemory
 
 AnyStage = StageSpec | DenoiserSpec | SchedulerSpec | ConditionerSpec
 
@@ -129,27 +129,8 @@ def build(
         arguments += (schedule, tokens)
     elif isinstance(stage, ConditionerSpec):
         arguments += (_local(stage.tokenizer) if stage.tokenizer else None,)
-    with torch.device("meta"), _NoInitialisation():
+    with WithoutMemory():
         return Built(component(*arguments), arguments, folder, contract)
-
-
-@final
-class _NoInitialisation(TorchFunctionMode):
-    """Passes over `torch.nn.init` for tensors without memory, where it costs half of the time of construction."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
-            if tensor.device.type == "meta":
-                return tensor
-        return func(*args, **kwargs)
 
 
 def _contract(stage: AnyStage, folder: Path | None) -> Contract | None:

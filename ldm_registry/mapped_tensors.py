@@ -43,30 +43,47 @@ def read_tensors(sources: Mapping[str, TensorEntry], dtype: torch.dtype | None =
     Raises:
         CheckpointError: A file cannot be read, or values are NaN or infinite, maybe only in the dtype asked for.
     """
-    tensors, broken = {}, []
-    files: dict[Path, _MappedFile] = {}
-    for name, entry in sources.items():
-        if entry.file not in files:
-            files[entry.file] = _MappedFile(entry.file)
-        tensor = files[entry.file].tensor(entry)
-        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
-            stored, tensor = tensor, tensor.to(dtype)
-            if not _is_finite(tensor):
-                kept = f" in {dtype}" if _is_finite(stored) else ""
-                broken.append(f"{name}: {_count(tensor)}{kept}")
-            del stored
-            files[entry.file].forget(entry)
-        elif not _is_finite(tensor):
-            broken.append(f"{name}: {_count(tensor)}")
-        tensors[name] = tensor
+    files = {file: _MappedFile(file) for file in {entry.file for entry in sources.values()}}
+    tensors = {name: files[entry.file].tensor(entry) for name, entry in sources.items()}
+    changing = {
+        name
+        for name, tensor in tensors.items()
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
+    }
+    broken = []
+    for run in _runs({name: entry for name, entry in sources.items() if name not in changing}):
+        first = sources[run[0]]
+        whole = files[first.file].stretch(first, sum(tensors[name].numel() for name in run))
+        if not _is_finite(whole):
+            broken += [f"{name}: {_count(tensors[name])}" for name in run if not _is_finite(tensors[name])]
+    for name in changing:
+        stored, entry = tensors[name], sources[name]
+        tensors[name] = stored.to(dtype)
+        if not _is_finite(tensors[name]):
+            only = f" in {dtype}" if _is_finite(stored) else ""
+            broken.append(f"{name}: {_count(tensors[name])}{only}")
+        files[entry.file].forget(entry)
     if broken:
         where = " and ".join(sorted(map(str, files)))
         raise CheckpointError(
             f"{where} holds values that are not finite",
-            broken,
+            sorted(broken),
             hint="the training diverged, or the values leave the range of the type",
         )
     return tensors
+
+
+def _runs(sources: Mapping[str, TensorEntry]) -> list[list[str]]:
+    """Names of tensors of one type that lie in a file without gaps: one pass over memory serves them all."""
+    runs: list[list[str]] = []
+    end: tuple[Path, str, int] | None = None
+    for name, entry in sorted(sources.items(), key=lambda item: (item[1].file, item[1].offset)):
+        if end == (entry.file, entry.dtype, entry.offset):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+        end = entry.file, entry.dtype, entry.offset + entry.size_bytes
+    return runs
 
 
 @final
@@ -81,22 +98,24 @@ class _MappedFile:
             raise CheckpointError(f"{path} cannot be read", [str(error)]) from error
 
     def tensor(self, entry: TensorEntry) -> Tensor:
+        return self.stretch(entry, math.prod(entry.shape)).view(entry.shape)
+
+    def stretch(self, entry: TensorEntry, count: int) -> Tensor:
+        """`count` values, flat, from where a tensor begins."""
         dtype = DTYPES[entry.dtype]
-        count = math.prod(entry.shape)
         if not count:
-            return torch.empty(entry.shape, dtype=dtype, device="cpu")
+            return torch.empty(0, dtype=dtype, device="cpu")
         if entry.offset % dtype.itemsize:
-            size = count * dtype.itemsize
-            aligned = bytearray(self._map[entry.offset : entry.offset + size])
-            return torch.frombuffer(aligned, dtype=dtype).view(entry.shape)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.offset).view(entry.shape)
+            end = entry.offset + count * dtype.itemsize
+            return torch.frombuffer(bytearray(self._map[entry.offset : end]), dtype=dtype)
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.offset)
 
     def forget(self, entry: TensorEntry) -> None:
         """Let go of the memory of a tensor that is needed no more."""
         if hasattr(mmap, "MADV_DONTNEED"):
-            size = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
             page = mmap.PAGESIZE
-            begin, end = -(-entry.offset // page) * page, (entry.offset + size) // page * page
+            # Its neighbours may begin and end within a page.
+            begin, end = -(-entry.offset // page) * page, (entry.offset + entry.size_bytes) // page * page
             if begin < end:
                 self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 

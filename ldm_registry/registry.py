@@ -169,8 +169,9 @@ def _declared() -> list[Entry]:
     for point in metadata.entry_points(group=hookspecs.PROJECT):
         kind, _, name = point.name.partition(".")
         if point.dist not in described:
-            # Each of the two parses the whole metadata of the distribution.
-            described[point.dist] = point.dist.name, point.dist.version
+            # Metadata is parsed anew each time that it is asked for.
+            told = point.dist.metadata
+            described[point.dist] = told["Name"], told["Version"]
         distribution, version = described[point.dist]
         error = (
             None if kind in set(Kind) and name else f"entry point {point.name!r} is not of the form kind.name"

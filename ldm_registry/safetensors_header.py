@@ -44,6 +44,11 @@ class TensorEntry:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of a safetensors file, checked against the size of the file.

@@ -29,6 +29,7 @@ LAYERS = (
         "weight_files",
         "stored_names",
         "mapped_tensors",
+        "without_memory",
         "yaml_reader",
         "spec",
         "spec_*",
