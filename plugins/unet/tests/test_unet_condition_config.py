@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +199,10 @@ def test_own_keys_are_written_with_an_underscore_and_survive_a_round_trip() -> N
     document = config.model_dump(by_alias=True, mode="json")
     assert (document["_null_class"], document["_size_numbers"]) == (9, 5)
     assert UNetConditionConfig.model_validate(document) == config
+
+
+def test_the_card_lists_every_key_with_its_default_and_meaning() -> None:
+    card = Path(__file__).parents[1].joinpath("README.md").read_text()
+    defaults = UNetConditionConfig().model_dump(mode="json")
+    for name, field in UNetConditionConfig.model_fields.items():
+        assert f"| `{field.alias or name}` | `{json.dumps(defaults[name])}` | {field.description} |" in card
