@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_unet.blur import Blur
 from ldm_unet.config import UNetConfig
+from ldm_unet.stage_kind import default_groups
 
 ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -30,6 +32,8 @@ class ResnetBlock(nn.Module):
         out_channels: Channels out.
         scale: What the sum with the shortcut is divided by.
         resample: `down` or `up` changes the resolution between the two halves, without weights.
+        groups: Of the two norms; None means those of the config.
+        blurred: Whether a change of resolution blurs, and the shortcut has weights without need.
     """
 
     def __init__(
@@ -40,22 +44,27 @@ class ResnetBlock(nn.Module):
         *,
         scale: float = 1.0,
         resample: str | None = None,
+        groups: tuple[int, int] | None = None,
+        blurred: bool = False,
     ) -> None:
         super().__init__()
         self.scale = scale
         self.resample = resample
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
         self.activation = ACTIVATION[config.act_fn]
-        groups, eps = config.norm_num_groups, config.norm_eps
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        before, after = groups or (config.norm_num_groups or default_groups(in_channels),) * 2
+        eps = config.norm_eps
+        self.norm1 = nn.GroupNorm(before, in_channels, eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(
             config.time_width, 2 * out_channels if self.scale_shift else out_channels
         )
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.norm2 = nn.GroupNorm(after, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        same = in_channels == out_channels and not blurred
+        self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.blur = Blur(resample) if blurred and resample is not None else None
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "t d"]) -> Float[Tensor, "b k i j"]:
         """[B, in_channels, H, W] to [B, out_channels, H', W'].
@@ -65,7 +74,9 @@ class ResnetBlock(nn.Module):
             time: The activated time embedding, [1 or B, D].
         """
         h: Tensor = self.activation(self.norm1(x))
-        if self.resample is not None:
+        if self.blur is not None:
+            x, h = self.blur(x), self.blur(h)
+        elif self.resample is not None:
             x, h = _resize(x, self.resample), _resize(h, self.resample)
         h = self.conv1(h)
         shift: Tensor = self.time_emb_proj(time)[:, :, None, None]

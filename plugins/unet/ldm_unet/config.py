@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from ldm_registry.errors import SpecError, did_you_mean
+from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import ComponentConfig
+from ldm_unet.stage_kind import DOWN_BLOCKS, UP_BLOCKS, default_groups
 
-
-@dataclass(frozen=True, slots=True)
-class StageKind:
-    """What a block type of diffusers stands for.
-
-    Attributes:
-        attention: Whether an attention follows every residual block.
-        resample: How the stage changes resolution: `conv`, `resnet`, or None where the config decides.
-    """
-
-    attention: bool
-    resample: str | None
-
-
-DOWN_BLOCKS = {
-    "DownBlock2D": StageKind(attention=False, resample="conv"),
-    "AttnDownBlock2D": StageKind(attention=True, resample=None),
-    "ResnetDownsampleBlock2D": StageKind(attention=False, resample="resnet"),
-}
-UP_BLOCKS = {
-    "UpBlock2D": StageKind(attention=False, resample="conv"),
-    "AttnUpBlock2D": StageKind(attention=True, resample=None),
-    "ResnetUpsampleBlock2D": StageKind(attention=False, resample="resnet"),
-}
 TIME_EMBEDDINGS = ("positional", "fourier", "learned")
 RESAMPLINGS = ("conv", "resnet")
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
@@ -68,10 +44,10 @@ class UNetConfig(ComponentConfig):
         default="positional", description="how time is expanded", json_schema_extra=_words(TIME_EMBEDDINGS)
     )
     time_embedding_dim: int | None = Field(
-        default=None, ge=1, description="channels of the time embedding; null means 4 * block_out_channels[0]"
+        default=None, ge=0, description="channels of the time embedding; null means 4 * block_out_channels[0]"
     )
-    freq_shift: int = Field(
-        default=0, ge=0, description="shift of the sinusoids' frequencies; 1 in the DDPM checkpoints"
+    freq_shift: int | float = Field(
+        default=0, description="shift of the sinusoids' frequencies; 1 in the DDPM checkpoints"
     )
     flip_sin_to_cos: bool = Field(default=True, description="whether cosines come before sines")
     down_block_types: tuple[str, ...] = Field(
@@ -114,13 +90,17 @@ class UNetConfig(ComponentConfig):
     attention_head_dim: int | None = Field(
         default=8, ge=1, description="channels of one attention head; null: a single head"
     )
-    norm_num_groups: int = Field(default=32, ge=1, description="groups of the group norms")
+    norm_num_groups: int | None = Field(
+        default=32,
+        ge=1,
+        description="groups of the group norms, those of the Skip blocks excepted; null: a fourth of the channels",
+    )
     attn_norm_num_groups: int | None = Field(
         default=None,
         ge=1,
         description="groups of the norm before the bottleneck's attention; null: norm_num_groups",
     )
-    norm_eps: float = Field(default=1e-5, gt=0.0, description="epsilon of the group norms")
+    norm_eps: float = Field(default=1e-5, ge=0.0, description="epsilon of the group norms")
     resnet_time_scale_shift: str = Field(
         default="default",
         description="how time enters a residual block: added, or as scale and shift of the second norm",
@@ -164,73 +144,16 @@ class UNetConfig(ComponentConfig):
         """Groups of the norm before the bottleneck's attention; None where diffusers leaves the norm out."""
         if self.attn_norm_num_groups is not None:
             return self.attn_norm_num_groups
-        return self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
+        if self.resnet_time_scale_shift != "default":
+            return None
+        return self.norm_num_groups or default_groups(self.block_out_channels[-1])
 
     @model_validator(mode="after")
     def _refuse_what_is_not_built(self) -> UNetConfig:
-        problems = [*self._wrong_words(), *self._wrong_sizes(), *self._wrong_classes()]
-        if problems:
-            raise SpecError("the config of denoiser 'unet' is not valid", problems)
+        # The checks are about this class and so import it.
+        from ldm_unet.checks import problems
+
+        found = list(problems(self))
+        if found:
+            raise SpecError("the config of denoiser 'unet' is not valid", found)
         return self
-
-    def _wrong_words(self) -> Iterator[str]:
-        yield from _not_among("down_block_types", self.down_block_types, DOWN_BLOCKS)
-        yield from _not_among("up_block_types", self.up_block_types, UP_BLOCKS)
-        yield from _not_among("mid_block_type", [self.mid_block_type], MID_BLOCKS)
-        yield from _not_among("time_embedding_type", [self.time_embedding_type], TIME_EMBEDDINGS)
-        yield from _not_among("downsample_type", [self.downsample_type], RESAMPLINGS)
-        yield from _not_among("upsample_type", [self.upsample_type], RESAMPLINGS)
-        yield from _not_among("act_fn", [self.act_fn], ACTIVATIONS)
-        yield from _not_among("resnet_time_scale_shift", [self.resnet_time_scale_shift], TIME_SHIFTS)
-        yield from _not_among("class_embed_type", [self.class_embed_type], CLASS_EMBEDDINGS)
-
-    def _wrong_sizes(self) -> Iterator[str]:
-        lengths = len(self.down_block_types), len(self.up_block_types), len(self.block_out_channels)
-        if len(set(lengths)) > 1:
-            yield (
-                f"down_block_types, up_block_types and block_out_channels have {lengths[0]}, {lengths[1]} and "
-                f"{lengths[2]} entries; each needs one for every resolution"
-            )
-        if self.out_channels not in (self.in_channels, 2 * self.in_channels):
-            yield (
-                f"out_channels is {self.out_channels}; expected {self.in_channels}, "
-                f"or {2 * self.in_channels} with a learned variance"
-            )
-        for width in dict.fromkeys(self.block_out_channels):
-            if width < 1 or width % self.norm_num_groups:
-                yield f"block_out_channels has {width}, not a multiple of norm_num_groups {self.norm_num_groups}"
-            head = self.attention_head_dim
-            if head is not None and width < head and width in self._attended_widths():
-                yield f"block_out_channels has {width} with attention, less than attention_head_dim {head}"
-        if self.attn_norm_num_groups is not None and self.block_out_channels[-1] % self.attn_norm_num_groups:
-            yield f"attn_norm_num_groups {self.attn_norm_num_groups} does not divide {self.block_out_channels[-1]}"
-        if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
-            yield "time_embedding_type 'learned' needs num_train_timesteps"
-
-    def _attended_widths(self) -> set[int]:
-        """Widths of the levels that have attention; of the others attention_head_dim says nothing."""
-        widths = self.block_out_channels
-        down = zip(self.down_block_types, widths, strict=False)
-        up = zip(self.up_block_types, reversed(widths), strict=False)
-        attended = {width for block, width in (*down, *up) if block.startswith("Attn")}
-        return attended | ({widths[-1]} if self.add_attention and widths else set())
-
-    def _wrong_classes(self) -> Iterator[str]:
-        if self.null_class is None:
-            return
-        if not self.has_class_table:
-            yield "_null_class needs a class table: set num_class_embeds and leave class_embed_type null"
-        elif self.num_class_embeds is not None and self.null_class >= self.num_class_embeds:
-            yield f"_null_class is {self.null_class}; expected less than num_class_embeds {self.num_class_embeds}"
-
-
-def _not_among(key: str, words: Sequence[str | None], choices: Iterable[str]) -> Iterator[str]:
-    known = list(choices)
-    for word in dict.fromkeys(words):
-        if word is not None and word not in known:
-            yield f"{key} has {word!r}, which is not built; supported are {', '.join(known)}{_nearest(word, known)}"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    suggestion = did_you_mean(word, known)
-    return f"; {suggestion}" if suggestion.startswith("did you") else ""

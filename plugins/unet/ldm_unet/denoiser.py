@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -22,9 +23,12 @@ from ldm_registry.interfaces import (
     broadcast,
 )
 from ldm_unet.block import ACTIVATION, Attention, ResnetBlock
-from ldm_unet.config import DOWN_BLOCKS, UP_BLOCKS, UNetConfig
+from ldm_unet.config import UNetConfig
 from ldm_unet.embedding import FourierFeatures, LearnedTimes, Sinusoids, TimeProjection, TimestepEmbedding
+from ldm_unet.image_stage import ImageDownStage, ImageUpStage
+from ldm_unet.older_names import OLDER_TENSORS, modernised
 from ldm_unet.stage import DownStage, MidStage, UpStage
+from ldm_unet.stage_kind import DOWN_BLOCKS, UP_BLOCKS, default_groups
 
 
 @final
@@ -42,6 +46,12 @@ class UNet(Denoiser):
     Config = UNetConfig
     config: UNetConfig
     diffusers_class = "UNet2DModel"
+    renamed_tensors = OLDER_TENSORS
+
+    @classmethod
+    def adopt_config(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As for every component: knows the keys and words of the first versions of diffusers."""
+        return modernised(values)
 
     def __init__(self, config: UNetConfig, trained: Trained) -> None:
         super().__init__()
@@ -62,7 +72,8 @@ class UNet(Denoiser):
         self.down_blocks = _down_stages(config)
         self.mid_block = MidStage(config) if config.mid_block_type is not None else None
         self.up_blocks = _up_stages(config)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
+        groups = config.norm_num_groups or default_groups(widths[0])
+        self.conv_norm_out = nn.GroupNorm(groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
         initialise(self)
 
@@ -83,15 +94,13 @@ class UNet(Denoiser):
         embedding = self._embed(network_time.reshape(-1), z, condition)
         # Every residual block starts by activating the time embedding: once is enough.
         embedding = ACTIVATION[self.config.act_fn](embedding)
-        x: Tensor = self.conv_in(2 * z - 1 if self.config.center_input_sample else z)
-        skips = [x]
-        for down in self.down_blocks:
-            x = down(x, embedding, skips)
-        if self.mid_block is not None:
-            x = self.mid_block(x, embedding)
-        for up in self.up_blocks:
-            x = up(x, embedding, skips)
+        if self.config.center_input_sample:
+            z = 2 * z - 1
+        skips = [self.conv_in(z)]
+        x, image = self._up(self._down(z, embedding, skips), embedding, skips)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        if image is not None:
+            x = x + image
         if self.config.time_embedding_type == "fourier":
             # Score networks of Song et al. 2021 are divided by their noise scale.
             x = x / broadcast(network_time, x)
@@ -99,6 +108,24 @@ class UNet(Denoiser):
             return DenoiserOutput(x)
         prediction, variance = x.chunk(2, dim=1)
         return DenoiserOutput(prediction, variance)
+
+    def _down(self, z: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        x, image = skips[0], z
+        for stage in self.down_blocks:
+            if isinstance(stage, ImageDownStage):
+                x, image = stage(x, embedding, skips, image)
+            else:
+                x = stage(x, embedding, skips)
+        return x if self.mid_block is None else self.mid_block(x, embedding)
+
+    def _up(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        image: Tensor | None = None
+        for stage in self.up_blocks:
+            if isinstance(stage, ImageUpStage):
+                x, image = stage(x, embedding, skips, image)
+            else:
+                x = stage(x, embedding, skips)
+        return x, image
 
     def _check(self, z: Tensor) -> None:
         channels, height, width = z.shape[1:]
@@ -172,32 +199,34 @@ def _class_embedding(config: UNetConfig, features: int) -> nn.Module | None:
 def _down_stages(config: UNetConfig) -> nn.ModuleList:
     widths = (config.block_out_channels[0], *config.block_out_channels)
     last = len(config.block_out_channels) - 1
-    return nn.ModuleList(
-        [
-            DownStage(config, DOWN_BLOCKS[word], narrow, wide, last=index == last)
-            for index, (word, (narrow, wide)) in enumerate(
-                zip(config.down_block_types, pairwise(widths), strict=True)
-            )
-        ]
-    )
+    stages = nn.ModuleList()
+    for index, (word, (narrow, wide)) in enumerate(
+        zip(config.down_block_types, pairwise(widths), strict=True)
+    ):
+        kind = DOWN_BLOCKS[word]
+        stage = ImageDownStage if kind.carries_image else DownStage
+        stages.append(stage(config, kind, narrow, wide, last=index == last))
+    return stages
 
 
 def _up_stages(config: UNetConfig) -> nn.ModuleList:
     widths = config.block_out_channels[::-1]
     last = len(widths) - 1
-    return nn.ModuleList(
-        [
-            UpStage(
+    stages = nn.ModuleList()
+    for index, word in enumerate(config.up_block_types):
+        kind = UP_BLOCKS[word]
+        stage = ImageUpStage if kind.carries_image else UpStage
+        stages.append(
+            stage(
                 config,
-                UP_BLOCKS[word],
+                kind,
                 in_channels=widths[max(index - 1, 0)],
                 skip_channels=widths[min(index + 1, last)],
                 out_channels=widths[index],
                 last=index == last,
             )
-            for index, word in enumerate(config.up_block_types)
-        ]
-    )
+        )
+    return stages
 
 
 def initialise(network: UNet) -> None:

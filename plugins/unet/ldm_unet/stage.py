@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_unet.block import Attention, Downsample, ResnetBlock, Upsample
-from ldm_unet.config import StageKind, UNetConfig
+from ldm_unet.config import UNetConfig
+from ldm_unet.stage_kind import StageKind
 
 
 @final
