@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from ldm_registry.errors import PluginError as PluginError
     from ldm_registry.errors import SpecError as SpecError
     from ldm_registry.hookspecs import hookimpl as hookimpl
+    from ldm_registry.interchange import export_pipeline as export_pipeline
+    from ldm_registry.interchange import import_pipeline as import_pipeline
     from ldm_registry.interfaces import Component as Component
     from ldm_registry.interfaces import ComponentConfig as ComponentConfig
+    from ldm_registry.interfaces import Conditioner as Conditioner
     from ldm_registry.interfaces import Decoder as Decoder
     from ldm_registry.interfaces import Denoised as Denoised
     from ldm_registry.interfaces import Denoiser as Denoiser
@@ -79,9 +82,11 @@ _WHERE = {
         "SpecError",
     ),
     "hookspecs": ("hookimpl",),
+    "interchange": ("export_pipeline", "import_pipeline"),
     "interfaces": (
         "Component",
         "ComponentConfig",
+        "Conditioner",
         "Decoder",
         "Denoised",
         "Denoiser",

@@ -135,7 +135,17 @@ def unet_condition(**config: Any) -> Any:
     )
 
 
-def sd(folder: Path, scheduler: Any = None, **config: Any) -> Any:
+def tiny_vae() -> Any:
+    return seeded(
+        diffusers().AutoencoderTiny,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+
+
+def sd(folder: Path, scheduler: Any = None, vae: Any = None, **config: Any) -> Any:
     import tiny_text
 
     made = diffusers()
@@ -143,7 +153,7 @@ def sd(folder: Path, scheduler: Any = None, **config: Any) -> Any:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
     pipeline = made.StableDiffusionPipeline(
-        vae=kl_vae(),
+        vae=vae or kl_vae(),
         text_encoder=tiny_text.clip(),
         tokenizer=tiny_text.clip_tokenizer(folder.with_name(f"{folder.name}-tokenizer")),
         unet=unet_condition(**config),

@@ -47,6 +47,11 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     **{name: {"prompt": PROMPTS} for name in ("sd", "sdxl", "pixart")},
 }
 PIPELINES = list(CALLS)
+V_PREDICTION = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,41 @@ def test_an_imported_folder_draws_what_diffusers_draws(
     torch.testing.assert_close(
         ours(spec_of(folders(name), tmp_path / "s.yaml"), name), drawn, rtol=0, atol=1e-4
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        ("EulerDiscreteScheduler", {}),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("EulerAncestralDiscreteScheduler", {}),
+        ("HeunDiscreteScheduler", {}),
+        ("DPMSolverMultistepScheduler", {}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        ("LMSDiscreteScheduler", {}),
+        ("UniPCMultistepScheduler", {}),
+        ("DDPMScheduler", {}),
+        ("DDIMScheduler", {**V_PREDICTION, "clip_sample": False}),
+        ("EulerDiscreteScheduler", V_PREDICTION),
+    ],
+)
+def test_stable_diffusion_draws_the_same_under_every_sampler(
+    tmp_path: Path, scheduler: str, options: dict[str, Any]
+) -> None:
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    made = getattr(tiny_pipelines.diffusers(), scheduler)(**betas, **options)
+    tiny_pipelines.sd(tmp_path / "sd", made)
+    path = spec_of(tmp_path / "sd", tmp_path / "s.yaml", steps=8)
+    drawn = theirs(tmp_path / "sd", "sd", num_inference_steps=8)
+    torch.testing.assert_close(ours(path, "sd"), drawn, rtol=0, atol=1e-4)
+
+
+def test_stable_diffusion_with_the_distilled_autoencoder_draws_the_same(tmp_path: Path) -> None:
+    tiny_pipelines.sd(tmp_path / "sd", vae=tiny_pipelines.tiny_vae())
+    path = spec_of(tmp_path / "sd", tmp_path / "s.yaml")
+    assert load_spec(path).decoder.use == "tiny-vae"
+    torch.testing.assert_close(ours(path, "sd"), theirs(tmp_path / "sd", "sd"), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
