@@ -91,7 +91,10 @@ def unet_part(
         config["upcast_attention"] = family.context == 1024
     config = _with_stated(config, said, "unet", stated)
     pieces = under(unet_pieces(plan), UNET_PREFIX)
-    return Part("unet", config, UNET_WEIGHTS, tuple(map(_averaged, pieces) if ema else pieces))
+    if not ema:
+        return Part("unet", config, UNET_WEIGHTS, tuple(pieces))
+    plain = tuple(piece.source for piece in pieces)
+    return Part("unet", config, UNET_WEIGHTS, tuple(map(_averaged, pieces)), plain)
 
 
 def _refuse_odd_heads(widths: tuple[int, ...]) -> None:

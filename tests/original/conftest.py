@@ -322,7 +322,7 @@ def randomised(tensors: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def original() -> Any:
     """The modules of the original code and files made of them."""
     return SimpleNamespace(
