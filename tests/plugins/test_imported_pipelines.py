@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm_registry.assembly import assemble
@@ -210,6 +210,37 @@ def test_half_precision_variants_are_taken_when_asked_for(
     assert load_spec(path).denoiser.variant == "fp16"
     drawn = theirs(folder, "ddim", opened={"variant": "fp16"})
     torch.testing.assert_close(ours(path, "ddim"), drawn, rtol=0, atol=1e-4)
+
+
+def test_a_transformer_of_the_old_class_is_what_its_norm_says(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(folders("dit"), folder)
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    older = {"_class_name": "Transformer2DModel", "num_vector_embeds": None, "cross_attention_dim": None}
+    (folder / "transformer" / "config.json").write_text(json.dumps({**config, **older}))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["transformer"] = ["diffusers", "Transformer2DModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    path = spec_of(folder, tmp_path / "s.yaml")
+    torch.testing.assert_close(ours(path, "dit"), theirs(folders("dit"), "dit"), rtol=0, atol=1e-4)
+
+
+def test_attention_under_its_old_names_is_read(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(folders("ldm"), folder)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = folder / "vqvae" / "diffusion_pytorch_model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(weights).items():
+        for new, before in old.items():
+            name = name.replace(f".{new}.", f".{before}.")
+        renamed[name] = tensor
+    assert renamed.keys() != load_file(weights).keys()
+    save_file(renamed, weights, metadata={"format": "pt"})
+    path = spec_of(folder, tmp_path / "s.yaml")
+    torch.testing.assert_close(ours(path, "ldm"), theirs(folders("ldm"), "ldm"), rtol=0, atol=1e-4)
 
 
 def test_what_came_from_class_defaults_is_listed_in_the_contracts(
