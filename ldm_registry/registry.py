@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -164,6 +167,19 @@ class Registry:
 
 
 def _declared() -> list[Entry]:
+    """What the distributions on `sys.path` declare; read again when one was added or removed."""
+    return list(_declared_in(tuple((place, _changed_ns(place)) for place in sys.path)))
+
+
+def _changed_ns(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=1)
+def _declared_in(places: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
     entries = {}
     described: dict[metadata.Distribution | None, tuple[str, str]] = {None: ("unknown", "")}
     for point in metadata.entry_points(group=hookspecs.PROJECT):
@@ -178,7 +194,7 @@ def _declared() -> list[Entry]:
         )
         entry = Entry(kind, name, point.value, distribution, version, error)
         entries[entry.key, entry.module, distribution] = entry
-    return list(entries.values())
+    return tuple(entries.values())
 
 
 def _refuse_duplicates(entries: Iterable[Entry]) -> list[Entry]:
