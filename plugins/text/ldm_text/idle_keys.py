@@ -20,7 +20,6 @@ GENERATION = frozenset(
         "forced_bos_token_id",
         "forced_eos_token_id",
         "length_penalty",
-        "max_length",
         "min_length",
         "no_repeat_ngram_size",
         "num_beam_groups",
@@ -68,6 +67,9 @@ BOOKKEEPING = frozenset(
     }
 )
 """What a file was written with, how outputs are wrapped, and heads that a text encoder has not got."""
+WRITTEN_BY = "transformers_version"
+AMBIGUOUS = "max_length"
+"""Of generated texts in a file of transformers, which says its version; of prompts in a `config:` block of ours."""
 REFUSED_UNLESS_EMPTY = ("pruned_heads", "add_cross_attention", "cross_attention_hidden_size")
 """They are in every old config, idle as long as they are empty, and another network otherwise."""
 
@@ -96,6 +98,8 @@ def without_idle(
     if problems:
         raise SpecError(f"the config of conditioner {component!r} is not valid", problems)
     idle = GENERATION | BOOKKEEPING | also | set(REFUSED_UNLESS_EMPTY)
+    if WRITTEN_BY in values:
+        idle |= {AMBIGUOUS}
     return {
         key: value
         for key, value in values.items()

@@ -198,6 +198,14 @@ def test_values_out_of_range_and_unknown_keys_are_refused(wrong: dict[str, Any])
         CLIPTextConfig.model_validate(wrong)
 
 
+@pytest.mark.parametrize("component", [CLIPText, T5Text])
+def test_the_length_of_generated_texts_is_not_taken_for_that_of_prompts(component: Any) -> None:
+    stored = component.adopt_config({"max_length": 20, "transformers_version": "4.22.0"})
+    assert component.Config.model_validate(stored) == component.Config()
+    stated = component.adopt_config({"max_length": 20})
+    assert component.Config.model_validate(stated).max_length == 20
+
+
 def test_own_keys_are_written_with_an_underscore_and_survive_a_round_trip() -> None:
     config = CLIPTextConfig(hidden_layer=-2, pooled=True, zeros_for_empty=True, max_length=20)
     document = config.model_dump(mode="json", by_alias=True)
