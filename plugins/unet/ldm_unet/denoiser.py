@@ -242,6 +242,8 @@ def initialise(network: UNet) -> None:
                 ends.append(module.conv2)
             case Attention():
                 ends.append(module.to_out[0])
+            case ImageUpStage() if module.skip_conv is not None:
+                ends.append(module.skip_conv)
     for layer in ends:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

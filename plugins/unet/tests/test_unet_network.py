@@ -55,6 +55,17 @@ def test_a_fresh_network_puts_out_exactly_zero(trained: Trained, build: Build, l
     assert torch.equal(network(latent().float(), level(300.0), {}).prediction, torch.zeros(3, 3, 8, 8))
 
 
+def test_a_fresh_network_that_paints_puts_out_exactly_zero(
+    trained: Trained, build: Build, level: Level
+) -> None:
+    painting = build(
+        down_block_types=("SkipDownBlock2D", "SkipDownBlock2D"),
+        up_block_types=("SkipUpBlock2D", "SkipUpBlock2D"),
+    )
+    network = UNet(painting.config, trained)
+    assert torch.equal(network(latent().float(), level(300.0), {}).prediction, torch.zeros(3, 3, 8, 8))
+
+
 def test_the_same_seed_builds_the_same_network(trained: Trained, build: Build) -> None:
     states = []
     for _ in range(2):
