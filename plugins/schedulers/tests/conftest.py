@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import ldm_schedulers
 import pytest
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from ldm_registry.interfaces import Denoise, Denoised, Generators, NoiseLevel, Scheduler, Step
 from ldm_registry.vocabulary import Kind
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 COMPONENTS = ldm_schedulers.register_components()
 SAMPLERS = [component for component in COMPONENTS if component.kind is Kind.SCHEDULER]

@@ -16,8 +16,14 @@ NAME: Final = "DDPMScheduler"
 BETAS: Final = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 PREDICTIONS: Final = ("epsilon", "sample", "v_prediction")
 
-LAST_NOISE: Final = "variance_type {}: where the last step does not start at time 0, diffusers ends with noise; ours ends without"
-LOG_OF_LARGE: Final = "variance_type fixed_large_log: diffusers takes the square root of a logarithm, which is NaN; ours is fixed_large"
+LAST_NOISE: Final = (
+    "variance_type {}: diffusers adds noise in the last step too, where that does not start at time 0; ours ends "
+    "without"
+)
+LOG_OF_LARGE: Final = (
+    "variance_type fixed_large_log: diffusers takes the square root of a logarithm, which is NaN; ours is "
+    "fixed_large"
+)
 
 
 class DDPMKeys(keys.LimitKeys, keys.DiscreteKeys):
