@@ -13,6 +13,9 @@ from ldm_schedulers import spacing
 from ldm_schedulers.estimate import SamplerConfig
 from ldm_schedulers.tables import DOUBLE, log_ratio_of
 
+_ROUNDING_NATS = 1e-9
+"""How far two ways to compute one level may lie apart in `log(sigma / alpha)`."""
+
 
 class MultistepConfig(SamplerConfig):
     """Where the levels of DPM-Solver and UniPC lie."""
@@ -64,7 +67,7 @@ def levels(
     if config.signal_floor is not None:
         ratios[0] = ratios[0].clamp(max=math.log1p(-config.signal_floor) - math.log(config.signal_floor))
     if config.final_ratio is not None:
-        ratios[-1] = math.log(config.final_ratio)
+        ratios[-1] = _end(math.log(config.final_ratio), float(ratios[-2]))
     if not bool((ratios.diff() <= 0).all()):
         raise SpecError(
             "signal_floor and final_ratio have to leave the levels in order",
@@ -73,6 +76,11 @@ def levels(
         )
     level = NoiseLevel.at(-2.0 * ratios, schedule.scaling)
     return NoiseLevels(level.alpha, level.sigma, config.prior_std or found.prior_std)
+
+
+def _end(final: float, before: float) -> float:
+    """The final level, which may repeat the one before but for rounding."""
+    return min(final, before) if final <= before + _ROUNDING_NATS else final
 
 
 def _limited_times(config: MultistepConfig, schedule: NoiseSchedule, lambda_min: float) -> tuple[float, ...]:
