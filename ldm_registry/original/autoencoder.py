@@ -74,13 +74,18 @@ def plan_autoencoder(names: Section) -> AutoencoderPlan:
             shape_of(names, f"encoder.down.{level}.block.0.conv2.weight", 4)[0] for level in range(levels)
         ),
         layers=blocks[0],
-        attention=tuple(f"encoder.down.{level}.attn.0.q.weight" in names for level in range(levels)),
-        middle_attention="encoder.mid.attn_1.q.weight" in names,
+        attention=tuple(_has(names, f"encoder.down.{level}.attn.") for level in range(levels)),
+        middle_attention=_has(names, "encoder.mid.attn_1."),
         latent_channels=shape_of(names, "decoder.conv_in.weight", 4)[1],
-        quant_conv="quant_conv.weight" in names,
-        post_quant_conv="post_quant_conv.weight" in names,
+        quant_conv=_has(names, "quant_conv."),
+        post_quant_conv=_has(names, "post_quant_conv."),
         codes=(codes[0], codes[1]) if codes else None,
     )
+
+
+def _has(names: Section, start: str) -> bool:
+    """Whether a module is there, be it in parts: what lacks is told then, instead of the rest being unknown."""
+    return any(name.startswith(start) for name in names)
 
 
 def autoencoder_config(plan: AutoencoderPlan) -> dict[str, Any]:

@@ -90,7 +90,7 @@ TEXT = {
 }
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_every_name_and_shape_of_the_published_networks_is_that_of_the_real_classes(
     family: str, original: Any, tmp_path: Path, written: dict[str, dict[str, tuple[int, ...]]]
 ) -> None:
