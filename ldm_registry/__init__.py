@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ldm_registry.interfaces import DenoiserOutput as DenoiserOutput
     from ldm_registry.interfaces import Encoder as Encoder
     from ldm_registry.interfaces import LatentSpace as LatentSpace
+    from ldm_registry.interfaces import Modifier as Modifier
     from ldm_registry.interfaces import NoiseLevel as NoiseLevel
     from ldm_registry.interfaces import NoiseLevels as NoiseLevels
     from ldm_registry.interfaces import NoiseSchedule as NoiseSchedule
@@ -93,6 +94,7 @@ _WHERE = {
         "DenoiserOutput",
         "Encoder",
         "LatentSpace",
+        "Modifier",
         "NoiseLevel",
         "NoiseLevels",
         "NoiseSchedule",

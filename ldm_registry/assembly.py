@@ -70,6 +70,7 @@ def assemble(
             label: cast(Conditioner, built.materialise(spec.conditioners[label], init_seed=init_seed))
             for label, built in plan.conditioners.items()
         },
+        {stage: built.contract for stage, built in plan.stages.items() if built.contract is not None},
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ldm_registry.contracts import Contract
 from ldm_registry.digests import verify
 from ldm_registry.errors import CheckpointError, ContractError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
+from ldm_registry.interfaces import Component, ComponentConfig, Modifier, NoiseSchedule, Trained
 from ldm_registry.registry import Registry
 from ldm_registry.spec import ConditionerSpec, DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
 from ldm_registry.trainable import Fittable
@@ -33,12 +33,14 @@ class Built:
         arguments: What its class is built from.
         folder: Its checkpoint, if it has one.
         contract: Of the checkpoint, if it has one.
+        modifiers: What changes it once it is finished.
     """
 
     component: Component
     arguments: tuple[Any, ...]
     folder: Path | None
     contract: Contract | None
+    modifiers: tuple[Modifier, ...] = ()
 
     @property
     def trained(self) -> Trained | None:
@@ -56,7 +58,7 @@ class Built:
         )
 
     def materialise(self, stage: AnyStage, *, init_seed: int | None) -> Component:
-        """Fill the component: from its checkpoint, else from a seed; then move it where the spec says.
+        """Fill the component: from its checkpoint, else from a seed; move it where the spec says; modify it.
 
         Args:
             stage: The spec of the stage: device and dtype.
@@ -83,7 +85,10 @@ class Built:
                 hint='constant tables need an explicit device="cpu" when they are built',
             )
         component.to(device=device, dtype=dtype)
-        return component.eval().requires_grad_(False)
+        component.eval().requires_grad_(False)
+        for modifier in self.modifiers:
+            component = modifier.apply(component)
+        return component
 
 
 def fresh(component: type[Component], arguments: tuple[Any, ...], seed: int) -> Component:
@@ -129,8 +134,9 @@ def build(
         arguments += (schedule, tokens)
     elif isinstance(stage, ConditionerSpec):
         arguments += (_local(stage.tokenizer) if stage.tokenizer else None,)
+    modifiers = _modifiers(kind, stage, registry)
     with WithoutMemory():
-        return Built(component(*arguments), arguments, folder, contract)
+        return Built(component(*arguments), arguments, folder, contract, modifiers)
 
 
 def _contract(stage: AnyStage, folder: Path | None) -> Contract | None:
@@ -143,6 +149,24 @@ def _contract(stage: AnyStage, folder: Path | None) -> Contract | None:
         has = "has a contract of its own" if folder else "has no checkpoint"
         raise SpecError(f"{stage.use!r} {has}; leave out `contract: {named}`")
     return read_contract(named.parent, named.name)
+
+
+def _modifiers(kind: Kind, stage: AnyStage, registry: Registry) -> tuple[Modifier, ...]:
+    """The modifiers of a stage, in the order of the spec.
+
+    Raises:
+        SpecError: One of them is for other kinds.
+    """
+    made = []
+    for said in getattr(stage, "modify", ()):
+        component = registry.get(Kind.MODIFIER, said.use)
+        modifier = cast(Modifier, component(parse_config(component, said.config, f"modifier {said.use!r}")))
+        if kind not in modifier.modifies:
+            raise SpecError(
+                f"modifier {said.use!r} cannot change a {kind}", [f"it is for {', '.join(modifier.modifies)}"]
+            )
+        made.append(modifier)
+    return tuple(made)
 
 
 def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> NoiseSchedule:
@@ -173,7 +197,8 @@ def config_of(component: type[Component], stage: AnyStage, folder: Path | None) 
     config = parse_config(component, values, str(folder / "config.json"))
     if not stage.config:
         return config
-    both = {**_by_alias(component, values), **_by_alias(component, stage.config)}
+    # A stored key is what its library means by it, even where it is spelt like a name of ours.
+    both = {**values, **_by_alias(component, stage.config)}
     joined = parse_config(component, both, where)
     differing = [
         f"{key}: the spec says {getattr(joined, key)!r}, the checkpoint {getattr(config, key)!r}"

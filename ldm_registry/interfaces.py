@@ -341,3 +341,28 @@ class Conditioner(Component):
         Returns:
             A tensor [B, ...] for each of `outputs`; [1, ...] where there is no input.
         """
+
+
+class Modifier(Component):
+    """Changes a finished part: its weights, its attributes, or what goes in and comes out. Built as `cls(config)`.
+
+    Attributes:
+        modifies: The kinds that it can be applied to.
+    """
+
+    kind = Kind.MODIFIER
+    modifies: tuple[Kind, ...]
+
+    @abstractmethod
+    def apply(self, part: Component) -> Component:
+        """The changed part.
+
+        Args:
+            part: With its weights, where it will run. It belongs to the modifier, which may change it in place.
+
+        Returns:
+            The same part, or another one that implements the same interface around it.
+
+        Raises:
+            SpecError: It cannot be applied to this part; says why.
+        """

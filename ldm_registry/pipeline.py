@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_registry.conditioning import Values, condition_of, negative_of
+from ldm_registry.contracts import Contract
 from ldm_registry.errors import SpecError
 from ldm_registry.guidance import guided
 from ldm_registry.interfaces import (
@@ -30,6 +31,7 @@ from ldm_registry.interfaces import (
 )
 from ldm_registry.prediction import to_x0
 from ldm_registry.spec import PipelineSpec
+from ldm_registry.vocabulary import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Pipeline:
     Attributes:
         spec: What it was assembled from.
         conditioners: What turns texts into the denoiser's condition, by label.
+        contracts: What the checkpoints promise, by stage; a stage without a contract is absent.
         warnings: Findings of the contract check that did not forbid assembly.
     """
 
@@ -122,6 +125,7 @@ class Pipeline:
     decoder: Decoder
     warnings: tuple[str, ...] = ()
     conditioners: Mapping[str, Conditioner] = field(default_factory=dict)
+    contracts: Mapping[Kind, Contract] = field(default_factory=dict)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -145,6 +145,8 @@ def fields_at(model: type[BaseModel], keys: Keys) -> list[str]:
     for key in keys:
         if get_origin(current) is Mapping:
             current = _inner(get_args(current)[1])
+        elif get_origin(current) is tuple:
+            current = _inner(get_args(current)[0])
         else:
             field = current.model_fields.get(str(key)) if _is_model(current) else None
             current = _inner(field.annotation) if field else None

@@ -20,7 +20,7 @@ MAX_CHAIN = 8
 """Files that may extend one another in a row."""
 
 # What belongs to one implementation of a stage and means nothing to another one.
-_OWN_KEYS = ("checkpoint", "variant", "contract", "config", "trained", "tokenizer")
+_OWN_KEYS = ("checkpoint", "variant", "contract", "config", "trained", "tokenizer", "modify")
 
 
 def read_chain(path: Path) -> Node:

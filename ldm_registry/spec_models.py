@@ -113,6 +113,20 @@ class ImageSpec(_Frozen):
 
 
 @final
+class ModifierSpec(_Frozen):
+    """A change of a finished stage."""
+
+    use: Use
+    config: Config = FrozenMapping({})
+
+
+Modify = Annotated[
+    tuple[ModifierSpec, ...],
+    Field(max_length=64, description="Modifiers that change the finished part, in this order"),
+]
+
+
+@final
 class StageSpec(_Frozen):
     """An encoder or a decoder."""
 
@@ -121,6 +135,7 @@ class StageSpec(_Frozen):
     variant: Variant = None
     contract: ContractFile = None
     config: Config = FrozenMapping({})
+    modify: Modify = ()
     device: Device = None
     dtype: Precision = None
 
@@ -138,6 +153,7 @@ class DenoiserSpec(_Frozen):
         default=None,
         description="How it was trained, where its checkpoint has no contract; must agree with one",
     )
+    modify: Modify = ()
     device: Device = None
     dtype: Precision = None
 
@@ -151,6 +167,7 @@ class SchedulerSpec(_Frozen):
     schedule: ScheduleSpec | None = Field(
         default=None, description="Noise schedule, in place of the one that the denoiser was trained under"
     )
+    modify: Modify = ()
     device: Device = None
     dtype: Precision = None
 

@@ -162,7 +162,8 @@ def _required(model: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         for reference in re.findall(r"#/\$defs/(\w+)", json.dumps(value)):
             below = _required(definitions[reference], definitions)
             if below:
-                inner[key] = {"additionalProperties": below} if "additionalProperties" in value else below
+                holder = next((word for word in ("additionalProperties", "items") if word in value), None)
+                inner[key] = {holder: below} if holder else below
     found: dict[str, Any] = {"required": model["required"]} if "required" in model else {}
     return found | ({"properties": inner} if inner else {})
 

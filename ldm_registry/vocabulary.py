@@ -8,7 +8,8 @@ from enum import StrEnum
 class Kind(StrEnum):
     """What a component is. The first four are the stages of a pipeline, in the order of the data flow.
 
-    Conditioners stand beside the stages: a pipeline has as many as its denoiser needs, often none.
+    Conditioners stand beside the stages: a pipeline has as many as its denoiser needs, often none. A modifier
+    changes a finished part of one of the other kinds.
     """
 
     ENCODER = "encoder"
@@ -17,6 +18,7 @@ class Kind(StrEnum):
     DECODER = "decoder"
     SCHEDULE = "schedule"
     CONDITIONER = "conditioner"
+    MODIFIER = "modifier"
 
 
 STAGES = (Kind.ENCODER, Kind.DENOISER, Kind.SCHEDULER, Kind.DECODER)

@@ -20,6 +20,7 @@ from ldm_registry.spec import (
     DenoiserSpec,
     GuidanceSpec,
     ImageSpec,
+    ModifierSpec,
     PipelineSpec,
     SchedulerSpec,
     ScheduleSpec,
@@ -494,7 +495,13 @@ SCHEDULES_OF = st.builds(
 MAYBE_DTYPE = st.none() | st.sampled_from(DType)
 DEVICES = st.sampled_from([None, "cpu", "cuda", "cuda:1", "mps"])
 STAGES_OF = st.builds(
-    StageSpec, use=WORD, checkpoint=st.none() | PATHS, config=CONFIGS, device=DEVICES, dtype=MAYBE_DTYPE
+    StageSpec,
+    use=WORD,
+    checkpoint=st.none() | PATHS,
+    config=CONFIGS,
+    modify=st.lists(st.builds(ModifierSpec, use=WORD, config=CONFIGS), max_size=2).map(tuple),
+    device=DEVICES,
+    dtype=MAYBE_DTYPE,
 )
 SPECS = st.builds(
     PipelineSpec,

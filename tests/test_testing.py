@@ -29,6 +29,7 @@ from ldm_registry.interfaces import (
     Encoder,
     Generators,
     LatentSpace,
+    Modifier,
     NoiseLevel,
     NoiseLevels,
     NoiseSchedule,
@@ -202,6 +203,19 @@ class HealthyConditioner(Conditioner):
         return {"text_embedding": self.embed(ids), "text_mask": ids != ord(" ")}
 
 
+class HealthyModifier(Modifier):
+    name = "healthy-change"
+    Config = ConditionerConfig
+
+    def __init__(self, config: ConditionerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.modifies = (Kind.DECODER,)
+
+    def apply(self, part: Component) -> Component:
+        return part
+
+
 HEALTHY: dict[Kind, type[Component]] = {
     interface.kind: final(type(interface.__name__, (interface,), {"__module__": __name__}))
     for interface in (
@@ -211,6 +225,7 @@ HEALTHY: dict[Kind, type[Component]] = {
         HealthyDecoder,
         HealthySchedule,
         HealthyConditioner,
+        HealthyModifier,
     )
 }
 

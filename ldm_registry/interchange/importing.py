@@ -173,7 +173,14 @@ def _normalisation(
     codec, stated = registry.get(kind, component_name(kind, folder, registry)), read_config(folder)
     families: Mapping[str, Mapping[str, Any]] = getattr(codec, "families", {})
     known = families.get(recipe.family or "", {})
-    settings = {} if "scaling_factor" in stated else {key: known[key] for key in known if key not in stated}
+    usual = codec.Config().model_dump(by_alias=True)
+    settings = {
+        key: value
+        for key, value in known.items()
+        if "scaling_factor" not in stated
+        and key not in stated
+        and (key == "scaling_factor" or value != usual[key])
+    }
     if reading.data_std != 1.0:
         settings["latent_std"] = reading.data_std
     return {"config": settings} if settings else {}

@@ -20,6 +20,7 @@ from ldm_registry.interfaces import (
     Decoder,
     Denoiser,
     Encoder,
+    Modifier,
     NoiseSchedule,
     Scheduler,
 )
@@ -35,6 +36,7 @@ INTERFACES: dict[Kind, type[Component]] = {
     Kind.DECODER: Decoder,
     Kind.SCHEDULE: NoiseSchedule,
     Kind.CONDITIONER: Conditioner,
+    Kind.MODIFIER: Modifier,
 }
 LISTING = "import sys; from ldm_registry.registry import Registry; Registry.discover().entries(); print(*sys.modules)"
 
