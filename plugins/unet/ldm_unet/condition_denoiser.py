@@ -75,7 +75,7 @@ class UNetCondition(Denoiser):
         self.add_time_proj: Sinusoids | None = None
         if config.addition_embed_type == "text_time":
             sinusoids = config.addition_time_embed_dim or 0
-            self.add_time_proj = Sinusoids(sinusoids, config.freq_shift, config.flip_sin_to_cos)
+            self.add_time_proj = Sinusoids(sinusoids, float(config.freq_shift), config.flip_sin_to_cos)
         self.add_embedding = added_embedding(config, text)
         self.down_blocks = _down_stages(config)
         mid = mid_plan(config)

@@ -145,7 +145,7 @@ def time_projection(config: UNetConditionConfig) -> Sinusoids | FourierTimes:
     """What expands time, without weights of its own but for random frequencies."""
     if config.time_embedding_type == "fourier":
         return FourierTimes(config.time_dim // 2, config.flip_sin_to_cos)
-    return Sinusoids(config.block_out_channels[0], config.freq_shift, config.flip_sin_to_cos)
+    return Sinusoids(config.block_out_channels[0], float(config.freq_shift), config.flip_sin_to_cos)
 
 
 def class_embedding(config: UNetConditionConfig, time_features: int) -> nn.Module | None:

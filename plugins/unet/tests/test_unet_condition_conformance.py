@@ -16,14 +16,20 @@ SMALL = {
     "attention_head_dim": 2,
 }
 
+# Where types are checked at run time, the checks ask Python's generator which item of a list to look at.
+CHECKED = hasattr(UNetCondition.forward, "__wrapped__")
+SKIP = {"global_state_is_left_alone": "run-time checks of types draw random numbers"} if CHECKED else {}
+
 
 class TestLikeStableDiffusion(ComponentSuite):
     component = UNetCondition
+    skip = SKIP
     config = UNetConditionConfig.model_validate(SMALL)
 
 
 class TestLikeStableDiffusionXL(ComponentSuite):
     component = UNetCondition
+    skip = SKIP
     config = UNetConditionConfig.model_validate(
         SMALL
         | {
@@ -39,6 +45,7 @@ class TestLikeStableDiffusionXL(ComponentSuite):
 
 class TestWithClassesAndVariance(ComponentSuite):
     component = UNetCondition
+    skip = SKIP
     config = UNetConditionConfig.model_validate(
         SMALL
         | {
