@@ -246,9 +246,7 @@ def test_an_unknown_target_is_refused_with_its_line_and_is_never_imported(
 def test_everything_that_is_not_understood_is_listed_at_once(tmp_path: Path) -> None:
     unet = unet_params(use_scale_shift_norm=True, n_embed=5, surprise=1, num_res_blocks="two")
     with pytest.raises(SpecError) as caught:
-        read_ldm_yaml(
-            written(tmp_path, document(unet, beta_schedule="sqrt", v_posterior=0.5, linear_begin=1))
-        )
+        read_ldm_yaml(written(tmp_path, document(unet, beta_schedule="sqrt", v_posterior=0.5, linear_strt=1)))
     words = (
         "use_scale_shift_norm",
         "n_embed",
@@ -256,7 +254,7 @@ def test_everything_that_is_not_understood_is_listed_at_once(tmp_path: Path) -> 
         "num_res_blocks",
         "beta_schedule",
         "v_posterior",
-        "linear_begin",
+        "linear_strt",
     )
     for word in words:
         assert any(f".{word}: " in problem for problem in caught.value.problems), word
