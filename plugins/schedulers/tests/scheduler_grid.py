@@ -302,7 +302,7 @@ def check(cell: Cell) -> str:
     """
     sampler = FAMILIES[cell.name].sampler
     reading = side_by_side.read(sampler, cell.options)
-    learned = _learned(cell)
+    learned = learned_of(cell)
     if cell.beyond or cell.terminal_of_one or cell.rising or cell.without_signal:
         try:
             side_by_side.ours(side_by_side.built(sampler, reading, steps=cell.steps), reading)
@@ -323,7 +323,7 @@ def check(cell: Cell) -> str:
     return "equal to the repaired reference" if repaired else "equal"
 
 
-def _learned(cell: Cell) -> side_by_side.Network | None:
+def learned_of(cell: Cell) -> side_by_side.Network | None:
     match cell.options.get("variance_type"):
         case "learned":
             return lambda z, time: 0.01 * torch.sigmoid(side_by_side.variance(z, time))
@@ -344,7 +344,7 @@ def _reference(cell: Cell, learned: side_by_side.Network | None) -> tuple[side_b
         reference = family.reference(**options)
         # Heun works out a thousand levels when it is built; spaced ones take a tenth of a second.
         reference.register_to_config(**spaced)
-        _set(reference, cell)
+        set_timesteps(reference, cell)
         if cell.name in ("ddim", "pndm") and _uneven(cell):
             faults.append("stride")
             arguments["before"] = _strides(reference, cell)
@@ -376,7 +376,7 @@ def _repaired(cell: Cell) -> tuple[Options, list[str]]:
     return options, faults
 
 
-def _set(reference: Any, cell: Cell) -> None:
+def set_timesteps(reference: Any, cell: Cell) -> None:
     """Set the timesteps, for the number of tokens that ours was built with."""
     shift = {}
     if cell.options.get("use_dynamic_shifting"):
