@@ -123,7 +123,8 @@ class PixArt(Denoiser):
         mask = condition.get("text_mask")
         if mask is None:
             return text, None
-        return text, MASKED * mask[:, None, None].to(like.device).logical_not().to(like.dtype)
+        masked = mask.to(like.device).logical_not().to(like.dtype).expand(batch, -1)
+        return text, MASKED * masked[:, None, None]
 
     def _check(self, z: Tensor, condition: Condition) -> None:
         channels, height, width = z.shape[1:]
@@ -135,24 +136,25 @@ class PixArt(Denoiser):
             )
         problems = []
         for name, given in self.conditioning.items():
-            value, expected = condition.get(name), _written((len(z), *given.shape))
+            value, expected = condition.get(name), _written(len(z), given)
             if value is None:
                 if not given.optional:
                     problems.append(f"{name} is missing; expected shape {expected}")
-            elif len(value) not in (1, len(z)) or not _fits(value, given.shape):
+            elif len(value) not in (1, len(z)) or not _fits(value, given):
                 problems.append(f"{name} has shape {list(value.shape)}; expected {expected}")
         if problems:
             raise ContractError("denoiser 'pixart' cannot run on these conditions", problems)
 
 
-def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:
-    return value.ndim == 1 + len(shape) and all(
-        extent in (None, size) for extent, size in zip(shape, value.shape[1:], strict=True)
+def _fits(value: Tensor, given: Conditioning) -> bool:
+    return value.ndim == 1 + len(given.shape) and all(
+        extent in (None, size) for extent, size in zip(given.shape, value.shape[1:], strict=True)
     )
 
 
-def _written(shape: tuple[int | None, ...]) -> str:
-    return f"[{', '.join('any' if extent is None else str(extent) for extent in shape)}]"
+def _written(batch: int, given: Conditioning) -> str:
+    extents = ("any" if extent is None else str(extent) for extent in given.shape)
+    return f"[{', '.join([str(batch), *extents])}]"
 
 
 def _conditioning(config: PixArtConfig) -> dict[str, Conditioning]:

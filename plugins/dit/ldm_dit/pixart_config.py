@@ -78,7 +78,7 @@ class PixArtConfig(TransformerConfig):
     @property
     def zoom(self) -> float:
         """What the positions are divided by."""
-        return self.interpolation_scale or max(self.sample_size // _CELLS_WITHOUT_ZOOM, 1)
+        return float(self.interpolation_scale or max(self.sample_size // _CELLS_WITHOUT_ZOOM, 1))
 
     @model_validator(mode="after")
     def _refuse_what_is_not_built(self) -> PixArtConfig:

@@ -28,13 +28,13 @@ class SizedTimeEmbedder(nn.Module):
         self.aspect_ratio_embedder = TimestepEmbedder(width // 3) if sees_size else None
 
     def forward(
-        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "b 3 k"] | None
+        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "s 3 k"] | None
     ) -> Float[Tensor, "b d"]:
-        """[T or B, width].
+        """[B, width]; B is 1 where both have one row that holds for the whole batch.
 
         Args:
-            time: Features of time, [T, 256]; T is 1 or B.
-            sizes: Features of height, width and aspect ratio, [B, 3, 256].
+            time: Features of time, [1 or B, 256].
+            sizes: Features of height, width and aspect ratio, [1 or B, 3, 256].
         """
         embedding: Tensor = self.timestep_embedder(time)
         if sizes is None or self.resolution_embedder is None or self.aspect_ratio_embedder is None:
@@ -58,13 +58,13 @@ class AdaptiveNormSingle(nn.Module):
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(
-        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "b 3 k"] | None
+        self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "s 3 k"] | None
     ) -> tuple[Float[Tensor, "b 6 d"], Float[Tensor, "b d"]]:
-        """The modulations [T or B, 6, width], and the embedding [T or B, width] that they come from.
+        """The modulations [B, 6, width], and the embedding [B, width] that they come from; B may be 1.
 
         Args:
-            time: Features of time, [T, 256]; T is 1 or B.
-            sizes: Features of height, width and aspect ratio, [B, 3, 256].
+            time: Features of time, [1 or B, 256].
+            sizes: Features of height, width and aspect ratio, [1 or B, 3, 256].
         """
         embedding = self.emb(time, sizes)
         return self.linear(F.silu(embedding)).unflatten(1, (6, -1)), embedding

@@ -26,7 +26,7 @@ class Sinusoids(nn.Module):
         flip_sin_to_cos: Cosines before sines.
     """
 
-    def __init__(self, channels: int, freq_shift: float, flip_sin_to_cos: bool) -> None:
+    def __init__(self, channels: int, freq_shift: int | float, flip_sin_to_cos: bool) -> None:
         super().__init__()
         self.channels = channels
         self.cosine_first = flip_sin_to_cos

@@ -63,15 +63,15 @@ class ImageDownStage(nn.Module):
         x: Float[Tensor, "b c h w"],
         time: Float[Tensor, "t d"],
         skips: list[Tensor],
-        image: Float[Tensor, "b n h w"],
-    ) -> tuple[Float[Tensor, "b k i j"], Float[Tensor, "b n i j"]]:
+        image: Float[Tensor, "b n p q"],
+    ) -> tuple[Float[Tensor, "b k i j"], Float[Tensor, "b n r s"]]:
         """[B, in_channels, H, W] to [B, out_channels, H / 2, W / 2], and the image alike; H x W in the last stage.
 
         Args:
             x: Features.
             time: The activated time embedding, [1 or B, D].
             skips: Every intermediate result is appended, for the way up.
-            image: The network's input at this resolution, [B, 3, H, W].
+            image: The network's input at this resolution, [B, 3, H, W]; of no account in the last stage.
         """
         for index, resnet in enumerate(self.resnets):
             x = resnet(x, time)

@@ -6,15 +6,31 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ldm_unet import UNet, register_components
+from ldm_unet import UNet, UNetConfig, register_components
 from ldm_unet.embedding import LearnedTimes, Sinusoids
 
 from ldm_registry.errors import ContractError
 from ldm_registry.interfaces import Conditioning, LatentSpace, NoiseLevel, Trained
+from ldm_registry.testing import ComponentSuite
 from ldm_registry.vocabulary import Prediction
 
 Build = Callable[..., UNet]
 Level = Callable[..., NoiseLevel]
+
+
+class TestConformanceOfANetworkThatPaints(ComponentSuite):
+    component = UNet
+    config = UNetConfig(
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        norm_num_groups=None,
+        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        num_class_embeds=3,
+        null_class=2,
+    )
+    # A run-time type checker picks the items of a list to look at by Python's random generator.
+    skip = {"global_state_is_left_alone": "stages take lists, of which beartype checks items at random"}
 
 
 def latent(batch: int = 3, channels: int = 3, height: int = 8, width: int = 8) -> torch.Tensor:
