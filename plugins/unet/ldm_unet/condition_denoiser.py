@@ -33,6 +33,9 @@ class UNetCondition(Denoiser):
     Args:
         config: Sizes and flavours.
         trained: What the output means and which noise the network saw.
+
+    Attributes:
+        least_side: The smallest side of a latent, cells, that it takes.
     """
 
     name = "unet-condition"
@@ -56,6 +59,7 @@ class UNetCondition(Denoiser):
         self.conditioning = conditioning(config)
         self.latent_space = LatentSpace(config.in_channels, stride=1)
         self.size_multiple = 1
+        self.least_side = least_side(config)
 
         width, text = config.block_out_channels[0], text_width(config)
         self.conv_in = _convolution(config.in_channels, width, config.conv_in_kernel)
@@ -119,11 +123,10 @@ class UNetCondition(Denoiser):
 
     def _check(self, z: Tensor) -> None:
         channels, height, width = z.shape[1:]
-        least = least_side(self.config)
-        if channels != self.config.in_channels or min(height, width) < least:
+        if channels != self.config.in_channels or min(height, width) < self.least_side:
             raise ContractError(
                 f"denoiser 'unet-condition' got a latent of {channels} x {height} x {width}; expected "
-                f"{self.config.in_channels} channels and sides of at least {least}"
+                f"{self.config.in_channels} channels and sides of at least {self.least_side}"
             )
 
     def _context(self, z: Tensor, level: NoiseLevel, condition: Condition) -> Context:
