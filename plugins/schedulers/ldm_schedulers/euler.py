@@ -47,10 +47,9 @@ class FlowEulerConfig(SamplerConfig):
 class Euler(Scheduler):
     """Algorithm 1 of Karras et al. 2022 without its correction and without churn. First order.
 
-    `levels().prior_std` is None: the start has the marginal of unit-variance data, which is right for every
-    schedule. diffusers starts its Euler from noise of std `sqrt(sigma_max**2 + 1)` for leading spacing and
-    `sigma_max` otherwise, in units of `z / alpha`: the same number for the former, and for the latter 0.2 % less
-    at the sigma_max of 14.6 of Stable Diffusion.
+    By default the start has the marginal of unit-variance data, which is right for every schedule. With
+    `prior: noise` it is noise of the first sigma alone, as diffusers starts unless its spacing is leading: 0.2 %
+    less at the sigma_max of 14.6 of Stable Diffusion.
     """
 
     name = "euler"
@@ -90,7 +89,7 @@ class Euler(Scheduler):
 class EulerAncestral(Scheduler):
     """Ancestral sampling as k-diffusion writes it: down to `sigma_down`, then noise of std `sigma_up`. First order.
 
-    The same step as DDIM with this eta; `levels().prior_std` as in `Euler`.
+    The same step as DDIM with this eta; the start as in `Euler`.
     """
 
     name = "euler-ancestral"

@@ -88,7 +88,7 @@ def walk(points: list[Point], config: SamplerConfig, denoise: Denoise, z: Tensor
 class Heun(Scheduler):
     """Algorithm 1 of Karras et al. 2022 over the schedule's own spacing. Second order in `sigma / alpha`.
 
-    `levels().prior_std` is None; see `Euler` for what diffusers does.
+    The start as in `Euler`.
 
     Raises:
         ContractError: The first level holds no signal.

@@ -78,11 +78,18 @@ class Family:
     def reference(self) -> Any:
         return getattr(diffusers, self.sampler.diffusers_class)
 
-    def every(self) -> Iterator[Options]:
-        """Every combination of `axes`, the first choice of `more`."""
+    def every(self, *, unheeded: bool = False) -> Iterator[Options]:
+        """Every combination of `axes`, the first choice of `more`.
+
+        Args:
+            unheeded: Also those that differ from another in a `steps_offset` which no spacing but `leading` heeds.
+        """
         firsts = [axis[0] for axis in self.more]
         for parts in itertools.product(*self.axes):
-            yield merged([*parts, *firsts])
+            options = merged([*parts, *firsts])
+            heeded = options.get("timestep_spacing", "leading") == "leading"
+            if heeded or unheeded or options["steps_offset"] == 0:
+                yield options
 
     def covering(self) -> list[Options]:
         """Combinations of which some has each pair of choices of any two axes, `more` included."""
@@ -445,9 +452,10 @@ def run(cells: Sequence[Cell]) -> Counter[str]:
     return outcomes
 
 
-def every(name: str, steps: Sequence[int]) -> list[Cell]:
+def every(name: str, steps: Sequence[int], *, unheeded: bool = False) -> list[Cell]:
     """Every combination of a family at some numbers of steps."""
-    return [Cell(name, options, number) for options in FAMILIES[name].every() for number in steps]
+    combinations = FAMILIES[name].every(unheeded=unheeded)
+    return [Cell(name, options, number) for options in combinations for number in steps]
 
 
 def covering(name: str, steps: Sequence[int]) -> list[Cell]:
@@ -457,8 +465,7 @@ def covering(name: str, steps: Sequence[int]) -> list[Cell]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for family in FAMILIES:
-        for number in STEPS:
-            began = time.monotonic()
-            chosen = [*every(family, [number]), *covering(family, [number])]
-            print(family, number, dict(run(chosen)), f"{time.monotonic() - began:.0f} s", flush=True)
+    for number, family in itertools.product(STEPS, FAMILIES):
+        began = time.monotonic()
+        chosen = [*every(family, [number], unheeded=True), *covering(family, [number])]
+        print(family, number, dict(run(chosen)), f"{time.monotonic() - began:.0f} s", flush=True)
