@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ class TestConformanceOfANetworkThatPaints(ComponentSuite):
         null_class=2,
     )
     # A run-time type checker picks the items of a list to look at by Python's random generator.
-    skip = {"global_state_is_left_alone": "stages take lists, of which beartype checks items at random"}
+    skip: ClassVar[dict[str, str]] = {
+        "global_state_is_left_alone": "stages take lists, of which beartype checks items at random"
+    }
 
 
 def latent(batch: int = 3, channels: int = 3, height: int = 8, width: int = 8) -> torch.Tensor:
