@@ -43,7 +43,8 @@ class DDIMConfig(SamplerConfig):
 class DDIM(Scheduler):
     """Eq. 12 of Song et al. 2021 (Denoising diffusion implicit models). First order.
 
-    Starts from unit-variance marginals, which is what diffusers does too. A first level without signal (zero terminal SNR) works with any prediction but epsilon.
+    Starts from unit-variance marginals, which is what diffusers does too. A first level without
+    signal (zero terminal SNR) works with any prediction but epsilon.
     """
 
     name = "ddim"
