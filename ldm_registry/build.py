@@ -84,7 +84,8 @@ class Built:
                 left,
                 hint='constant tables need an explicit device="cpu" when they are built',
             )
-        component.to(device=device, dtype=dtype)
+        if any(_differs(tensor, device, dtype) for _, tensor in tensors):
+            component.to(device=device, dtype=dtype)
         component.eval().requires_grad_(False)
         for modifier in self.modifiers:
             component = modifier.apply(component)
@@ -293,6 +294,10 @@ def _local(checkpoint: str) -> Path:
             f"checkpoint {folder} does not exist", hint=f"beside it: {', '.join(siblings) or 'nothing'}"
         )
     return folder
+
+
+def _differs(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> bool:
+    return tensor.device != device or (tensor.is_floating_point() and tensor.dtype != dtype)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

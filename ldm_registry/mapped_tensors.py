@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import final
@@ -33,6 +34,11 @@ DTYPES = {
 }
 
 
+MOST_KNOWN = 10_000
+_known_finite: set[tuple[object, ...]] = set()
+"""Stretches of files that were found finite: to load a part again costs no pass over its weights."""
+
+
 def read_tensors(sources: Mapping[str, TensorEntry], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Map tensors into memory. They can be written to; the files stay as they are.
 
@@ -53,8 +59,8 @@ def read_tensors(sources: Mapping[str, TensorEntry], dtype: torch.dtype | None =
     broken = []
     for run in _runs({name: entry for name, entry in sources.items() if name not in changing}):
         first = sources[run[0]]
-        whole = files[first.file].stretch(first, sum(tensors[name].numel() for name in run))
-        if not _is_finite(whole):
+        count = sum(tensors[name].numel() for name in run)
+        if not files[first.file].is_finite(first, count):
             broken += [f"{name}: {_count(tensors[name])}" for name in run if not _is_finite(tensors[name])]
     for name in changing:
         stored, entry = tensors[name], sources[name]
@@ -93,6 +99,8 @@ class _MappedFile:
     def __init__(self, path: Path) -> None:
         try:
             with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                self._version = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read", [str(error)]) from error
@@ -109,6 +117,17 @@ class _MappedFile:
             end = entry.offset + count * dtype.itemsize
             return torch.frombuffer(bytearray(self._map[entry.offset : end]), dtype=dtype)
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.offset)
+
+    def is_finite(self, entry: TensorEntry, count: int) -> bool:
+        """Whether `count` values from where a tensor begins are finite; looked at once for each version of the file."""
+        key = (*self._version, entry.dtype, entry.offset, count)
+        if key not in _known_finite:
+            if not _is_finite(self.stretch(entry, count)):
+                return False
+            if len(_known_finite) >= MOST_KNOWN:
+                _known_finite.clear()
+            _known_finite.add(key)
+        return True
 
     def forget(self, entry: TensorEntry) -> None:
         """Let go of the memory of a tensor that is needed no more."""

@@ -211,6 +211,7 @@ def _refuse_duplicates(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(rows, key=lambda entry: (entry.kind, entry.name, entry.distribution))
 
 
+@lru_cache(maxsize=256)
 def _components(module: ModuleType) -> dict[tuple[str, str], type[Component]]:
     """Ask one module for its components.
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_registry.contracts import Contract
 from ldm_registry.digests import file_digest
@@ -166,10 +166,11 @@ def load_weights(
     expected = component.state_dict()
     if not expected:
         return
-    tensors = read_tensors(_matching(component, read_weights(folder, variant)).sources, dtype)
+    match = _matching(component, expected, read_weights(folder, variant))
+    tensors = read_tensors(match.sources, dtype)
     # An old 1x1 convolution may stand for a linear layer; every other shape is known to be equal.
     shaped = {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
-    component.load_state_dict(shaped, strict=True, assign=True)
+    _assign(component, shaped)
 
 
 def check_weights(component: Component, folder: Path, variant: str | None = None) -> StoredWeights:
@@ -184,12 +185,25 @@ def check_weights(component: Component, folder: Path, variant: str | None = None
         LdmError: As `load_weights`, but for values that are not finite.
     """
     stored = read_weights(folder, variant)
-    _matching(component, stored)
+    _matching(component, component.state_dict(), stored)
     return stored
 
 
-def _matching(component: Component, stored: StoredWeights) -> Match:
-    match = match_names(component, component.state_dict(), stored.tensors)
+def _assign(component: Component, tensors: Mapping[str, Tensor]) -> None:
+    """What `load_state_dict(strict=True, assign=True)` does with tensors that are known to fit, in half its time."""
+    modules = dict(component.named_modules(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        module = modules.get(owner)
+        if module is None or not (key in module._parameters or key in module._buffers):
+            # A component that stores its tensors under other names than its modules' knows how to read them.
+            component.load_state_dict(tensors, strict=True, assign=True)
+            return
+        setattr(module, key, nn.Parameter(tensor, requires_grad=False) if key in module._parameters else tensor)
+
+
+def _matching(component: Component, expected: Mapping[str, Tensor], stored: StoredWeights) -> Match:
+    match = match_names(component, expected, stored.tensors)
     if match.problems:
         raise CheckpointError(
             f"{stored.path} does not match {component.kind} {component.name!r}",
