@@ -110,8 +110,12 @@ def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
 
 @pytest.mark.parametrize(
     ("document", "count"),
-    [(SD_1_5, 859_520_964), (SD_2_1, 865_910_724), (SDXL, 2_567_463_684), (REFINER, None)],
-    ids=["Stable Diffusion 1.5", "Stable Diffusion 2.1", "SDXL", "SDXL refiner"],
+    [
+        pytest.param(SD_1_5, 859_520_964, id="Stable Diffusion 1.5"),
+        pytest.param(SD_2_1, 865_910_724, id="Stable Diffusion 2.1"),
+        pytest.param(SDXL, 2_567_463_684, id="SDXL"),
+        pytest.param(REFINER, None, id="SDXL refiner", marks=pytest.mark.slow),
+    ],
 )
 def test_published_configs_have_the_tensors_of_diffusers(
     trained: Trained, document: dict[str, Any], count: int | None

@@ -24,7 +24,7 @@ Level = Callable[..., NoiseLevel]
 Draw = dict[str, Any]
 
 COUNT = 120
-FEW = 14
+FEW = 12
 TOKENS = 7
 OWN = {"null_class", "size_numbers"}
 
