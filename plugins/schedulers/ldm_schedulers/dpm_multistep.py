@@ -46,6 +46,11 @@ class DPMMultistepConfig(MultistepConfig):
         default="midpoint",
         description="how the term of order 2 is weighted (Sec. 4.1 of the paper, or its appendix); order 3 has one way",
     )
+    second_difference: Literal["half", "whole"] = Field(
+        default="half",
+        description="weight of the newest term of order 3: half, as the authors' code has it, which is of second order "
+        "but steadier where steps lengthen, as evenly spaced times do; or whole, which is of third order",
+    )
     lower_order_final: bool = Field(
         default=True,
         description="with fewer than 15 steps, take the last with order 1 and the last but one with at most 2",
@@ -140,6 +145,8 @@ def _update(config: DPMMultistepConfig, step: Stride, lengths: list[float], inde
         integrals = moments(rate * h, order)
     if order == 2 and config.solver_type == "midpoint":
         integrals[1] = 0.5 * integrals[0]
+    if order == 3 and config.second_difference == "half":
+        integrals[2] = 0.5 * integrals[2]
     weights = _over_history(integrals, h, lengths, index)
     return Combination(gain, tuple(scale * weight for weight in weights), of_noise)
 

@@ -161,9 +161,9 @@ def _built(name: str, values: str) -> Any:
 
 
 def _third_order(reference: Any) -> None:
-    """Give diffusers' step of third order the second difference that it leaves out; see `docs/interop.md`."""
+    """Give diffusers' SDE step of third order the weight that the second difference has in its other forms."""
     step = getattr(reference, "multistep_dpm_solver_third_order_update", None)
-    if step is None or step.__name__ == "repaired" or reference.config.algorithm_type == "sde-dpmsolver":
+    if step is None or step.__name__ == "repaired" or reference.config.algorithm_type != "sde-dpmsolver++":
         return
 
     def repaired(outputs: list[Tensor], *, sample: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -174,14 +174,9 @@ def _third_order(reference: Any) -> None:
         h, near, far = (rise[:-1] - rise[1:]).tolist()
         older, newer = (outputs[-2] - outputs[-3]) / far, (outputs[-1] - outputs[-2]) / near
         bend = h * h * (newer - older) / (near + far)
-        kind = reference.config.algorithm_type
-        if kind == "dpmsolver++":
-            missing = float(alphas[0]) * (0.5 - (math.expm1(-h) + h) / h**2)
-        elif kind == "dpmsolver":
-            missing = -float(sigmas[0]) * ((math.expm1(h) - h) / h**2 - 0.5)
-        else:
-            exact = 1.0 - 1.0 / h - math.expm1(-2.0 * h) / (2.0 * h**2)
-            missing = float(alphas[0]) * (exact - ((-math.expm1(-2.0 * h) - 2.0 * h) / (2.0 * h) ** 2 - 0.5))
-        return step(outputs, sample=sample, noise=noise) + missing * bend
+        # Half of the integral of (u / h)**2, and what diffusers has in place of it: 1 less.
+        half = 0.5 * (1.0 - 1.0 / h - math.expm1(-2.0 * h) / (2.0 * h**2))
+        stated = (-math.expm1(-2.0 * h) - 2.0 * h) / (2.0 * h) ** 2 - 0.5
+        return step(outputs, sample=sample, noise=noise) + float(alphas[0]) * (half - stated) * bend
 
     reference.multistep_dpm_solver_third_order_update = repaired

@@ -23,6 +23,7 @@ from torch import Tensor
 from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import Denoised, NoiseLevel
 from ldm_registry.prediction import from_x0, to_epsilon, to_x0
+from ldm_registry.vocabulary import Scaling
 
 MEAN, STD = 0.5, 0.5
 
@@ -39,7 +40,8 @@ def _network(reading: SchedulerReading) -> side_by_side.Network:
 
     def answer(z: Tensor, time: float) -> Tensor:
         low, high = schedule.time_range
-        level = schedule.level(torch.tensor(min(max(time, low), high), dtype=torch.float64))
+        within = min(max(time / reading.time_scale, low), high)
+        level = schedule.level(torch.tensor(within, dtype=torch.float64))
         gain = level.alpha * STD**2 / (level.alpha**2 * STD**2 + level.sigma**2)
         x0 = MEAN + gain * (z - level.alpha * MEAN)
         return from_x0(reading.prediction, x0, to_epsilon(x0, z, level), level)
@@ -102,8 +104,9 @@ def ours(sampler: Any, options: Mapping[str, Any], steps: int) -> float:
     learned = _share("learned" in str(options.get("variance_type")))
 
     def denoise(z: Tensor, level: NoiseLevel) -> Denoised:
-        time = float(schedule.time(level))
-        z, level = z / level.std, level.normalised()
+        time = reading.time_scale * float(schedule.time(level))
+        if schedule.scaling is not Scaling.FLOW:
+            z, level = z / level.std, level.normalised()
         return Denoised(
             to_x0(reading.prediction, network(z, time), z, level),
             None if learned is None else learned(z, time),

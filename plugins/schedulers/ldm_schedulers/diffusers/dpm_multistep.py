@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 NAME: Final = "DPMSolverMultistepScheduler"
 
-THIRD_ORDER: Final = "solver_order 3: diffusers adds half of the second difference, which makes it second order; ours adds the whole"
 THIRD_ORDER_SDE: Final = (
-    "solver_order 3 with sde-dpmsolver++: diffusers gives the second difference a weight that does not vanish with "
-    "the step, which makes it first order; ours has the exact weight"
+    "solver_order 3 with sde-dpmsolver++: diffusers gives the second difference a weight of the wrong sign, which does "
+    "not vanish with the step and makes it first order; ours has the weight that goes with the other forms"
 )
 THIRD_ORDER_NOISE: Final = "solver_order 3 with sde-dpmsolver: diffusers has none and fails; ours has"
 REPEATED_END: Final = (
-    "solver_type heun that ends at the level it has come to (final_sigmas_type sigma_min with a sigma spacing): "
-    "diffusers may divide 0 by 0; ours stays there"
+    "{} that ends at the level it has come to (final_sigmas_type sigma_min with a sigma spacing): diffusers divides "
+    "0 by 0, or takes the root of a rounding error; ours stays there"
 )
 
 _OTHERS_SOLVERS: Final = ("logrho", "bh1", "bh2")
@@ -132,13 +131,18 @@ def _differences(said: DPMKeys) -> tuple[str, ...]:
     spaced = [key for key in (*keys.SigmaKeys.model_fields, "use_lu_lambdas") if getattr(said, key)]
     moved = spaced or (["use_flow_sigmas"] if said.use_flow_sigmas else [])
     third = said.solver_order == 3
-    stays = said.solver_type == "heun" and bool(spaced) and said.final_sigmas_type == "sigma_min"
-    plain = {"dpmsolver++": THIRD_ORDER, "dpmsolver": THIRD_ORDER}
-    thirds = {**plain, "sde-dpmsolver++": THIRD_ORDER_SDE, "sde-dpmsolver": THIRD_ORDER_NOISE}
+    stays = bool(spaced) and said.final_sigmas_type == "sigma_min"
+    fragile = [
+        (said.algorithm_type.startswith("sde"), f"algorithm_type {said.algorithm_type}"),
+        (third, "solver_order 3"),
+        (said.solver_order == 2 and said.solver_type == "heun", "solver_type heun"),
+    ]
+    ends = [REPEATED_END.format(what) for applies, what in fragile if applies and stays]
+    thirds = {"sde-dpmsolver++": (THIRD_ORDER_SDE,), "sde-dpmsolver": (THIRD_ORDER_NOISE,)}
     return (
         *((multistep.WHOLE_TIMES.format(moved[0]),) if moved else ()),
-        *((thirds[said.algorithm_type],) if third else ()),
-        *((REPEATED_END,) if stays else ()),
+        *(thirds.get(said.algorithm_type, ()) if third else ()),
+        *ends[:1],
         *(() if moved else (*multistep.every_step(said), *_trailing(said))),
     )
 
@@ -166,6 +170,8 @@ def write_config(config: DPMMultistepConfig, steps: int, trained: Trained) -> di
     }
     if config.final == "last":
         problems.append("final: last has no key in diffusers")
+    if config.solver_order == 3 and config.second_difference == "whole":
+        problems.append("second_difference: whole has no key in diffusers; use half")
     return multistep.written(DPMKeys, NAME, values, problems)
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ldm_schedulers.edm_euler import EDMEulerConfig
 
 NAME: Final = "EDMEulerScheduler"
+ONE_STEP: Final = "sigma_schedule exponential with 1 step: diffusers starts at sigma_min, ours at sigma_max"
+NO_STEP: Final = (
+    "final_sigmas_type sigma_min with 1 step: diffusers ends where it starts from, ours at sigma_min"
+)
 _PREDICTIONS: Final = {"epsilon": Prediction.F, "v_prediction": Prediction.V}
 
 
@@ -49,6 +53,10 @@ def read_config(values: Mapping[str, Any]) -> SchedulerReading:
         prediction=_PREDICTIONS[said.prediction_type],
         data_std=said.sigma_data,
         defaults=notes,
+        differences=(
+            *((ONE_STEP,) if said.sigma_schedule == "exponential" else ()),
+            *((NO_STEP,) if said.final_sigmas_type == "sigma_min" else ()),
+        ),
     )
 
 

@@ -21,6 +21,10 @@ LAST_NOISE_STEP: Final = (
     "predict_x0 false with final_sigmas_type zero: diffusers multiplies 0 by infinity in the last step; ours ends at "
     "the clean estimate"
 )
+LAST_BH1: Final = (
+    "solver_type bh1 with final_sigmas_type zero: diffusers multiplies 0 by infinity in the last step; ours ends at "
+    "the clean estimate"
+)
 LAST_HIGH_ORDER: Final = (
     "lower_order_final false with final_sigmas_type zero: diffusers divides by 0 in the last step; ours takes it with "
     "order 1"
@@ -155,6 +159,7 @@ def _differences(said: UniPCKeys) -> tuple[str, ...]:
     trailing = (spacings.TRAILING_COUNT,) if said.timestep_spacing == "trailing" else ()
     checks = [
         (not said.predict_x0 and to_zero, LAST_NOISE_STEP),
+        (said.solver_type == "bh1" and to_zero, LAST_BH1),
         (rising and to_zero, LAST_HIGH_ORDER),
         (rising and stays, REPEATED_END),
         (bool(said.use_flow_sigmas) and not spaced and not to_zero, REPEATED_LEVEL),
