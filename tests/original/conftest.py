@@ -289,7 +289,7 @@ def sd2(small: bool = True) -> dict[str, Tensor]:
 
 def sdxl(small: bool = True) -> dict[str, Tensor]:
     if small:
-        unet = UNetModel(64, (1, 2, 2), 2, (0, 1, 2), 192, True, added=224)
+        unet = UNetModel(64, (1, 2, 2), 2, (0, 1, 2), 192, True, added=6 * 256 + 192)
         vae, first, second = Autoencoder((32, 64), 1), clip(64, 2, 99), OpenClip(128, 2, 99, 192)
     else:
         unet = UNetModel(320, (1, 2, 4), 2, (0, 2, 10), 2048, True, added=2816)
