@@ -41,7 +41,7 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """[B, C, H, W] to the same; the context is not read."""
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2).contiguous()
         read = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads, None)
         return x + to_grid(self.to_out[0](read), x)
 
@@ -80,7 +80,7 @@ class JointAttention(nn.Module):
             text = self.norm_cross(text.transpose(1, 2)).transpose(1, 2)
         elif self.norm_cross is not None:
             text = self.norm_cross(text)
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2).contiguous()
         key, value = self.add_k_proj(text), self.add_v_proj(text)
         if self.to_k is not None and self.to_v is not None:
             key = _beside(key, self.to_k(tokens))

@@ -39,7 +39,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """[B, C, H, W] to the same."""
-        tokens = _project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))
+        tokens = _project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2).contiguous())
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         return x + to_grid(_project(self.proj_out, tokens), x)
@@ -183,7 +183,10 @@ def to_grid(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    """A linear layer, or a 1 x 1 convolution as the linear layer that it is, on [B, N, C]."""
+    """A linear layer, or a 1 x 1 convolution as the linear layer that it is, on [B, N, C].
+
+    Tokens are contiguous: else torch adds up in another order for weights that require no gradient.
+    """
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, torch.Tensor)
     assert isinstance(bias, torch.Tensor)
