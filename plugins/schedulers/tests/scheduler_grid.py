@@ -91,9 +91,9 @@ class Family:
             if heeded or unheeded or options["steps_offset"] == 0:
                 yield options
 
-    def covering(self) -> list[Options]:
-        """Combinations of which some has each pair of choices of any two axes, `more` included."""
-        axes = [*self.axes, *self.more]
+    def covering(self, *, more: bool = True) -> list[Options]:
+        """Combinations of which some has each pair of choices of any two axes; with or without those of `more`."""
+        axes = [*self.axes, *(self.more if more else [axis[:1] for axis in self.more])]
         return [
             merged([axis[choice] for axis, choice in zip(axes, row, strict=True)]) for row in pairwise(axes)
         ]
@@ -261,10 +261,17 @@ class Cell:
         return [index * stride + self.options.get("steps_offset", 0) for index in range(self.steps)][::-1]
 
     @property
+    def placed(self) -> bool:
+        """Whether the levels lie between two ends that no time has a say in."""
+        log_linear = self.options.get("interpolation_type") == "log_linear"
+        return log_linear or (self.spaced and "sigma_max" in self.options)
+
+    @property
     def beyond(self) -> bool:
         """Whether diffusers asks for a time that the network was never trained at."""
-        flow = self.name.startswith("flow")
-        return not flow and self.spacing == "leading" and self.times[0] > TRAINING_STEPS - 1
+        if self.name.startswith("flow") or self.placed:
+            return False
+        return self.spacing == "leading" and self.times[0] > TRAINING_STEPS - 1
 
     @property
     def rising(self) -> bool:
@@ -458,9 +465,10 @@ def every(name: str, steps: Sequence[int], *, unheeded: bool = False) -> list[Ce
     return [Cell(name, options, number) for options in combinations for number in steps]
 
 
-def covering(name: str, steps: Sequence[int]) -> list[Cell]:
+def covering(name: str, steps: Sequence[int], *, more: bool = True) -> list[Cell]:
     """The pairwise-covering subset of a family at some numbers of steps."""
-    return [Cell(name, options, number) for options in FAMILIES[name].covering() for number in steps]
+    rows = FAMILIES[name].covering(more=more)
+    return [Cell(name, options, number) for options in rows for number in steps]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_every_combination_walks_the_trajectories_of_diffusers(family: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_covering_subset_walks_the_trajectories_of_diffusers_in_a_thousand_steps(family: str) -> None:
-    assert scheduler_grid.run(scheduler_grid.covering(family, STEPS[4:]))["equal"] > 0
+    assert scheduler_grid.run(scheduler_grid.covering(family, STEPS[4:], more=False))["equal"] > 0
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("flow")])
