@@ -88,7 +88,7 @@ class Built:
             component.to(device=device, dtype=dtype)
         component.eval().requires_grad_(False)
         for modifier in self.modifiers:
-            component = modifier.apply(component)
+            component = modifier.modify(component)
         return component
 
 

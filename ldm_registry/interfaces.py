@@ -354,7 +354,7 @@ class Modifier(Component):
     modifies: tuple[Kind, ...]
 
     @abstractmethod
-    def apply(self, part: Component) -> Component:
+    def modify(self, part: Component) -> Component:
         """The changed part.
 
         Args:

@@ -184,7 +184,7 @@ def _declared_in(places: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
     described: dict[metadata.Distribution | None, tuple[str, str]] = {None: ("unknown", "")}
     for point in metadata.entry_points(group=hookspecs.PROJECT):
         kind, _, name = point.name.partition(".")
-        if point.dist not in described:
+        if point.dist is not None and point.dist not in described:
             # Metadata is parsed anew each time that it is asked for.
             told = point.dist.metadata
             described[point.dist] = told["Name"], told["Version"]

@@ -199,7 +199,9 @@ def _assign(component: Component, tensors: Mapping[str, Tensor]) -> None:
             # A component that stores its tensors under other names than its modules' knows how to read them.
             component.load_state_dict(tensors, strict=True, assign=True)
             return
-        setattr(module, key, nn.Parameter(tensor, requires_grad=False) if key in module._parameters else tensor)
+        setattr(
+            module, key, nn.Parameter(tensor, requires_grad=False) if key in module._parameters else tensor
+        )
 
 
 def _matching(component: Component, expected: Mapping[str, Tensor], stored: StoredWeights) -> Match:

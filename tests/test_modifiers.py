@@ -58,7 +58,7 @@ class ToyShift(Modifier):
         super().__init__()
         self.config = config
 
-    def apply(self, part: Component) -> Component:
+    def modify(self, part: Component) -> Component:
         assert isinstance(part, Decoder)
         return Shifted(part, self.config.by)
 

@@ -212,7 +212,7 @@ class HealthyModifier(Modifier):
         self.config = config
         self.modifies = (Kind.DECODER,)
 
-    def apply(self, part: Component) -> Component:
+    def modify(self, part: Component) -> Component:
         return part
 
 

@@ -54,7 +54,10 @@ class Subject:
         """Latents of images [N, C, H, W], float32 on the CPU."""
         device, dtype = placement(self.pipe.encoder)
         return torch.cat(
-            [self.pipe.encoder.encode(part.to(device, dtype)).float().cpu() for part in images.split(batch)]
+            [
+                self.pipe.encoder.encode(part.to(device, dtype)).float().cpu()
+                for part in torch.split(images, batch)
+            ]
         )
 
     @torch.inference_mode()
@@ -62,7 +65,10 @@ class Subject:
         """Images of latents [N, c, h, w], unclamped, float32 on the CPU."""
         device, dtype = placement(self.pipe.decoder)
         return torch.cat(
-            [self.pipe.decoder.decode(part.to(device, dtype)).float().cpu() for part in latents.split(batch)]
+            [
+                self.pipe.decoder.decode(part.to(device, dtype)).float().cpu()
+                for part in torch.split(latents, batch)
+            ]
         )
 
     @torch.inference_mode()

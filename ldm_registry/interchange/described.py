@@ -83,8 +83,9 @@ def _codec(encoder: Built, decoder: Built, files: dict[str, FileDigest]) -> Cont
 
 def _digests(parts: Sequence[Built], variant: str | None) -> dict[str, FileDigest]:
     """Of the files that the parts of one folder are made from, once their headers were found to fit."""
+    folder = parts[0].folder
+    assert folder is not None
     names = {CONFIG}
     for built in parts:
-        assert built.folder is not None
-        names |= {path.name for path in check_weights(built.component, built.folder, variant).files}
-    return {name: file_digest(built.folder / name) for name in sorted(names)}
+        names |= {path.name for path in check_weights(built.component, folder, variant).files}
+    return {name: file_digest(folder / name) for name in sorted(names)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ldm_registry.build import Built
 from ldm_registry.interchange import Converted, Exported, Imported
 from ldm_registry.report.tables import table
 from ldm_registry.spec_paths import shown
@@ -24,7 +25,7 @@ def describe_import(imported: Imported | Converted, output: Path) -> dict[str, A
             "components": [str(folder) for folder in imported.components],
             "notes": list(imported.notes),
         }
-    parts = {**imported.plan.stages, **imported.plan.conditioners}
+    parts: dict[str, Built] = {**imported.plan.stages, **imported.plan.conditioners}
     return {
         "spec": str(output),
         "parts": {
