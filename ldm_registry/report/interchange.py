@@ -25,7 +25,8 @@ def describe_import(imported: Imported | Converted, output: Path) -> dict[str, A
             "components": [str(folder) for folder in imported.components],
             "notes": list(imported.notes),
         }
-    parts: dict[str, Built] = {**imported.plan.stages, **imported.plan.conditioners}
+    stages: dict[str, Built] = {str(stage): built for stage, built in imported.plan.stages.items()}
+    parts = {**stages, **imported.plan.conditioners}
     return {
         "spec": str(output),
         "parts": {
