@@ -13,9 +13,6 @@ from ldm_schedulers import spacing
 from ldm_schedulers.estimate import SamplerConfig
 from ldm_schedulers.tables import DOUBLE, log_ratio_of
 
-_ROUNDING_NATS = 1e-9
-"""How far two ways to compute one level may lie apart in `log(sigma / alpha)`."""
-
 
 class MultistepConfig(SamplerConfig):
     """Where the levels of DPM-Solver and UniPC lie."""
@@ -34,7 +31,9 @@ class MultistepConfig(SamplerConfig):
         description="least share of signal alpha / (alpha + sigma) to start from; null starts where the spacing does",
     )
     final_ratio: float | None = Field(
-        default=None, gt=0, description="sigma / alpha that the last step leads to, in place of `final`"
+        default=None,
+        gt=0,
+        description="sigma / alpha that the last step leads to, in place of `final`; no noisier than where it starts",
     )
     prior_std: float | None = Field(
         default=None, gt=0, description="std of the noise that sampling starts from, in place of `prior`"
@@ -67,20 +66,15 @@ def levels(
     if config.signal_floor is not None:
         ratios[0] = ratios[0].clamp(max=math.log1p(-config.signal_floor) - math.log(config.signal_floor))
     if config.final_ratio is not None:
-        ratios[-1] = _end(math.log(config.final_ratio), float(ratios[-2]))
+        ratios[-1] = ratios[-2].clamp(max=math.log(config.final_ratio))
     if not bool((ratios.diff() <= 0).all()):
         raise SpecError(
-            "signal_floor and final_ratio have to leave the levels in order",
-            [f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist())}"],
-            "lower final_ratio, or take fewer steps",
+            "signal_floor has to leave the levels in order",
+            [f"sigma / alpha runs {', '.join(f'{one:g}' for one in ratios.exp().tolist()[:9])}"],
+            "lower signal_floor",
         )
     level = NoiseLevel.at(-2.0 * ratios, schedule.scaling)
     return NoiseLevels(level.alpha, level.sigma, config.prior_std or found.prior_std)
-
-
-def _end(final: float, before: float) -> float:
-    """The final level, which may repeat the one before but for rounding."""
-    return min(final, before) if final <= before + _ROUNDING_NATS else final
 
 
 def _limited_times(config: MultistepConfig, schedule: NoiseSchedule, lambda_min: float) -> tuple[float, ...]:

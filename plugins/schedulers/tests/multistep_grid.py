@@ -220,7 +220,6 @@ def excused(name: str, values: Mapping[str, Any], steps: int) -> str | None:
             "no third order",
         ),
         (name == UNIPC and values.get("shift_terminal") and steps == 1, "no stretch"),
-        (name == DPM and flow and final == "sigma_min" and steps == TRAINING_STEPS, "ends noisier"),
         (name == DPM and values.get("lambda_min_clipped") and steps == TRAINING_STEPS, "every step"),
         (name == LMS and spacing == "linspace" and steps == 1, "one step"),
         (name == EDM and steps == 1 and (final == "sigma_min" or "sigma_schedule" in values), "one step"),
@@ -240,6 +239,8 @@ def fails_at_the_end(name: str, values: Mapping[str, Any], steps: int) -> bool:
         high = order == 3 or (order == 2 and values.get("solver_type") == "heun")
         first = steps == 1 or (lowered and steps < 15) or values.get("euler_at_final")
         noisy = values.get("algorithm_type", "").startswith("sde")
+        if values.get("use_flow_sigmas"):
+            return final == "sigma_min" and steps >= 50
         return spaced and final == "sigma_min" and ((high and not first) or (noisy and steps > 1))
     if name != UNIPC:
         return False
@@ -259,10 +260,6 @@ def is_spaced(values: Mapping[str, Any]) -> bool:
     """Whether sigma itself is spaced."""
     names = ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
     return any(values.get(f"use_{name}") for name in names)
-
-
-REFUSED: Final = ("noise rises", "no stretch", "ends noisier", "beyond the end")
-"""Where there is no such sequence of levels, and ours says so."""
 
 
 def checked(name: str, values: Mapping[str, Any], steps: int) -> tuple[str, float, float]:

@@ -172,6 +172,8 @@ def _third_order(reference: Any) -> None:
         )
         rise = torch.log(alphas / sigmas)
         h, near, far = (rise[:-1] - rise[1:]).tolist()
+        if h == 0.0:
+            return step(outputs, sample=sample, noise=noise)
         older, newer = (outputs[-2] - outputs[-3]) / far, (outputs[-1] - outputs[-2]) / near
         bend = h * h * (newer - older) / (near + far)
         # Half of the integral of (u / h)**2, and what diffusers has in place of it: 1 less.

@@ -101,7 +101,6 @@ def test_the_third_order_of_the_noise_form_with_noise_exists_here_alone() -> Non
     ("name", "values", "steps"),
     [
         (grid.DPM, {**grid.BETAS[0], "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 1000),
-        (grid.DPM, {**grid.FLOWS[0], **grid.PREDICTED[3], **grid.FINALS[1]}, 1000),
         (grid.UNIPC, {**grid.NAMED[grid.UNIPC][4][8], **grid.PREDICTED[3]}, 1),
         (grid.LMS, {"timestep_spacing": "leading", "steps_offset": 1}, 1000),
     ],

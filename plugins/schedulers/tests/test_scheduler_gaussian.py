@@ -35,6 +35,10 @@ STOCHASTIC = {
     "ddim eta 1": (plugin.DDIM, {"eta": 1.0}),
     "ddim eta 0.5": (plugin.DDIM, {"eta": 0.5}),
     "euler-ancestral": (plugin.EulerAncestral, {}),
+    "sde-dpmsolver++ of order 1": (
+        plugin.DPMMultistep,
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 1},
+    ),
 }
 Run = Callable[..., list[Step]]
 

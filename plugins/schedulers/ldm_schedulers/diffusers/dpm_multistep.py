@@ -28,6 +28,10 @@ REPEATED_END: Final = (
     "0 by 0, or takes the root of a rounding error; ours stays there"
 )
 
+RISING_END: Final = (
+    "final_sigmas_type sigma_min with use_flow_sigmas: diffusers ends at sigma of the first beta, which adds noise "
+    "where the last step starts below it; ours stays there"
+)
 _OTHERS_SOLVERS: Final = ("logrho", "bh1", "bh2")
 """Values of `solver_type` of sibling classes, which diffusers takes for its default."""
 
@@ -143,6 +147,7 @@ def _differences(said: DPMKeys) -> tuple[str, ...]:
         *((multistep.WHOLE_TIMES.format(moved[0]),) if moved else ()),
         *(thirds.get(said.algorithm_type, ()) if third else ()),
         *ends[:1],
+        *((RISING_END,) if said.use_flow_sigmas and said.final_sigmas_type == "sigma_min" else ()),
         *(() if moved else (*multistep.every_step(said), *_trailing(said))),
     )
 
