@@ -132,18 +132,22 @@ def _mismatches(encoder: str, decoder: str, space: str) -> int:
     return between_halves + with_denoiser
 
 
-def test_all_ten_schedulers_are_there() -> None:
+def test_all_schedulers_are_there() -> None:
     assert SCHEDULERS == [
         "ddim",
         "ddpm",
+        "dpm-multistep",
         "dpmpp-2m",
+        "edm-euler",
         "edm-heun",
         "euler",
         "euler-ancestral",
         "flow-euler",
         "flow-heun",
         "heun",
+        "lms",
         "pndm",
+        "unipc",
     ]
 
 

@@ -369,8 +369,11 @@ def _reference(cell: Cell, learned: side_by_side.Network | None) -> tuple[side_b
         if cell.name == "ddpm" and cell.times[-1] > 0 and "small" not in options["variance_type"]:
             faults.append("last noise")
             arguments["before"] = _quiet_last(reference)
-        record = side_by_side.theirs(reference, net, learned, **arguments)
-    mock.patch.stopall()
+        try:
+            record = side_by_side.theirs(reference, net, learned, **arguments)
+        finally:
+            # Before `double` puts back what it found: a patch on top of its own would outlive it.
+            mock.patch.stopall()
     return record, bool(faults)
 
 
