@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ldm_registry.build import Built, build, build_schedule, config_of
+from ldm_registry.build import Built, build, build_schedule
 from ldm_registry.contracts import Parts, check
 from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginError, SpecError
 from ldm_registry.interfaces import Component, Conditioner, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
+from ldm_registry.stage_config import config_of
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.weights import classes_of, read_config, read_contract
 

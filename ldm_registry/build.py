@@ -12,16 +12,15 @@ from torch import nn
 
 from ldm_registry.contracts import Contract
 from ldm_registry.digests import verify
-from ldm_registry.errors import CheckpointError, ContractError, NotFoundError, PluginError, SpecError
-from ldm_registry.interfaces import Component, ComponentConfig, Modifier, NoiseSchedule, Trained
+from ldm_registry.errors import ContractError, NotFoundError, PluginError, SpecError
+from ldm_registry.interfaces import Component, Modifier, NoiseSchedule, Trained
 from ldm_registry.registry import Registry
-from ldm_registry.spec import ConditionerSpec, DenoiserSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.spec import ConditionerSpec, DenoiserSpec, TrainedSpec
+from ldm_registry.stage_config import AnyStage, config_of
 from ldm_registry.trainable import Fittable
 from ldm_registry.vocabulary import Kind
-from ldm_registry.weights import classes_of, load_weights, parse_config, read_config, read_contract
+from ldm_registry.weights import load_weights, parse_config, read_contract
 from ldm_registry.without_memory import WithoutMemory
-
-AnyStage = StageSpec | DenoiserSpec | SchedulerSpec | ConditionerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,57 +178,6 @@ def build_schedule(name: str, config: Mapping[str, Any], registry: Registry) -> 
     component = registry.get(Kind.SCHEDULE, name)
     schedule = component(parse_config(component, config, f"schedule {name}"))
     return cast(NoiseSchedule, schedule)
-
-
-def config_of(component: type[Component], stage: AnyStage, folder: Path | None) -> ComponentConfig:
-    """The config of a stage: from its checkpoint, or the spec.
-
-    Where there is a checkpoint, the spec may set what its config does not state, and may repeat what it states.
-
-    Raises:
-        SpecError: It is not valid, or the spec contradicts the checkpoint.
-        CheckpointError: The checkpoint's config is for another class.
-    """
-    where = f"{component.kind} {stage.use!r}"
-    if folder is None:
-        return parse_config(component, stage.config, where)
-    values = read_config(folder)
-    _check_class(component, values, folder)
-    config = parse_config(component, values, str(folder / "config.json"))
-    if not stage.config:
-        return config
-    # A stored key is what its library means by it, even where it is spelt like a name of ours.
-    both = {**values, **_by_alias(component, stage.config)}
-    joined = parse_config(component, both, where)
-    differing = [
-        f"{key}: the spec says {getattr(joined, key)!r}, the checkpoint {getattr(config, key)!r}"
-        for key in type(config).model_fields
-        if key in config.model_fields_set and getattr(joined, key) != getattr(config, key)
-    ]
-    if differing:
-        raise SpecError(
-            f"{where} contradicts its checkpoint {folder}",
-            differing,
-            hint="`config:` can only set what config.json leaves to its class",
-        )
-    return joined
-
-
-def _by_alias(component: type[Component], values: Mapping[str, Any]) -> dict[str, Any]:
-    fields = component.Config.model_fields
-    return {(fields[key].alias or key) if key in fields else key: value for key, value in values.items()}
-
-
-def _check_class(component: type[Component], values: Mapping[str, Any], folder: Path) -> None:
-    """Refuse the config of another model before its keys are compared one by one."""
-    stated = classes_of(values)
-    read = {component.diffusers_class, *component.also_reads, component.name}
-    if stated and not read & set(stated):
-        raise CheckpointError(
-            f"{folder} is a checkpoint of {' and '.join(map(ascii, stated))}",
-            [f"{component.kind} {component.name!r} reads {', '.join(sorted(filter(None, read)))}"],
-            hint="name the component that the checkpoint is for, or another checkpoint",
-        )
 
 
 def promised_training(contract: Contract | None) -> TrainedSpec | None:

@@ -36,7 +36,7 @@ LAYERS = (
     ),
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
     ("registry", "weights", "digests"),
-    ("build", "assembly", "pipeline", "original", "original.*"),
+    ("build", "stage_config", "assembly", "pipeline", "original", "original.*"),
     (
         "interchange",
         "interchange.*",

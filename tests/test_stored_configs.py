@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from ldm_registry.assembly import component_name, load_component
-from ldm_registry.build import config_of
 from ldm_registry.errors import CheckpointError, NotFoundError, SpecError
 from ldm_registry.hookspecs import hookimpl
 from ldm_registry.interfaces import Component, ComponentConfig, Decoder, Encoder, Generators, LatentSpace
 from ldm_registry.registry import Registry
 from ldm_registry.spec import StageSpec
+from ldm_registry.stage_config import config_of
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import defaulted, parse_config
 
