@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Literal, final
+from typing import Any, final
 
-import torch
-from pydantic import Field
 from torch import Tensor
 
 from ldm_registry.foreign import SchedulerReading
 from ldm_registry.interfaces import (
     Denoise,
     Generators,
-    NoiseLevel,
     NoiseLevels,
     NoiseSchedule,
     Scheduler,
     Step,
     Trained,
-    randn,
 )
 from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
+from ldm_schedulers.churn import ChurnConfig, churned, raised
 from ldm_schedulers.coordinates import Point
 from ldm_schedulers.diffusers import flow, heun
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32
-from ldm_schedulers.tables import DOUBLE
 
 
 class HeunConfig(SamplerConfig):
@@ -39,20 +34,8 @@ class FlowHeunConfig(SamplerConfig):
     """Heun along the velocity; 50 steps by default, of two calls each but the last."""
 
 
-class EDMHeunConfig(SamplerConfig):
+class EDMHeunConfig(ChurnConfig):
     """Heun with churn; 50 steps by default, of two calls each but the last, in the spacing of the paper."""
-
-    sigma_spacing: Literal["none", "karras", "exponential", "beta"] = Field(
-        default="karras",
-        description="space sigma / alpha by rho (Eq. 5, Karras et al. 2022), geometrically, or by the quantiles of a "
-        "beta distribution (Lee et al. 2024)",
-    )
-    s_churn: float = Field(default=0.0, ge=0, description="noise added over all steps; 0 is deterministic")
-    s_tmin: float = Field(default=0.0, ge=0, description="smallest sigma / alpha that is churned")
-    s_tmax: float | None = Field(
-        default=None, gt=0, description="largest sigma / alpha that is churned; null: any"
-    )
-    s_noise: float = Field(default=1.0, gt=0, description="std of the churn's noise")
 
 
 def trapezoid(
@@ -185,17 +168,8 @@ class EDMHeun(Scheduler):
         self.stochastic = config.s_churn > 0
         self._levels = spacing.levels(config, schedule, tokens)
         self._points = coordinates.exploding(self._levels, self.name)
-        self._starts = [self._churned(point, schedule) for point in self._points[:-1]]
-
-    def _churned(self, point: Point, schedule: NoiseSchedule) -> Point:
-        """Where a step starts once its noise has been raised."""
-        config, steps = self.config, len(self._points) - 1
-        top = math.inf if config.s_tmax is None else config.s_tmax
-        if config.s_churn == 0.0 or not config.s_tmin <= point.time <= top:
-            return point
-        time = point.time * (1.0 + min(config.s_churn / steps, math.sqrt(2.0) - 1.0))
-        level = NoiseLevel.at(torch.tensor(-2.0 * math.log(time), **DOUBLE), schedule.scaling)
-        return Point(level, float(level.alpha), time)
+        steps = len(self._points) - 1
+        self._starts = [raised(point, config, steps, schedule.scaling) for point in self._points[:-1]]
 
     def levels(self) -> NoiseLevels:
         """The N + 1 levels, noisiest first, in the schedule's own scaling."""
@@ -206,9 +180,7 @@ class EDMHeun(Scheduler):
         clean = coordinates.clean(denoise, self.config)
         y = at_least_float32(z) / self._points[0].scale
         for index, (point, start) in enumerate(zip(self._points, self._starts, strict=False)):
-            if start.time > point.time:
-                noise = randn(y.shape, generator, device=y.device, dtype=y.dtype)
-                y = y + self.config.s_noise * math.sqrt(start.time**2 - point.time**2) * noise
+            y = churned(y, point, start, self.config.s_noise, generator)
             end = self._points[index + 1]
             x0 = clean(y, start)
             y = trapezoid(y, x0, start, end, clean)
