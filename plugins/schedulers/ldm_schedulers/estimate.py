@@ -49,7 +49,7 @@ def estimate(denoise: Denoise, z: Tensor, level: NoiseLevel, config: SamplerConf
 def limited(x0: Tensor, config: SamplerConfig) -> Tensor:
     """Clip or threshold a clean estimate [B, C, H, W] as the config says; unchanged by default."""
     if config.threshold_ratio is not None:
-        size = torch.quantile(x0.abs().flatten(1).float(), config.threshold_ratio, dim=1)
+        size = torch.quantile(at_least_float32(x0).abs().flatten(1), config.threshold_ratio, dim=1)
         size = size.clamp(1.0, config.threshold_max).to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
         x0 = x0.clamp(-size, size) / size
     return x0 if config.clip is None else x0.clamp(-config.clip, config.clip)
