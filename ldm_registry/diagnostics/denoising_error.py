@@ -105,7 +105,9 @@ def _errors(subject: Subject, probe: Probe, log_snrs: tuple[float, ...]) -> Erro
         own.append(float(mine.mean()))
         best.append(min(float(error.mean()) for error in readings.values()))
         gaussian.append(float(mse_per_image(wiener.denoise(z, level), probe.latents).mean()))
-        spread.append(float(mine.std()) / math.sqrt(len(mine)) / max(own[-1], 1e-12) if len(mine) > 1 else 0.0)
+        spread.append(
+            float(mine.std()) / math.sqrt(len(mine)) / max(own[-1], 1e-12) if len(mine) > 1 else 0.0
+        )
     recorded = _recorded(subject, log_snrs)
     return Errors(
         log_snrs, tuple(own), tuple(best), tuple(gaussian), (zero,) * len(own), recorded, max(spread), probe
@@ -115,13 +117,16 @@ def _errors(subject: Subject, probe: Probe, log_snrs: tuple[float, ...]) -> Erro
 def _readings(subject: Subject, probe: Probe, z: Tensor, level: NoiseLevel) -> Mapping[Prediction, Tensor]:
     output = torch.cat(
         [
-            subject.predict(part, level, {name: value[start : start + len(part)] for name, value in told.items()})
+            subject.predict(
+                part, level, {name: value[start : start + len(part)] for name, value in told.items()}
+            )
             for told in (probe.condition,)
             for start, part in _batches(z)
         ]
     )
     return {
-        prediction: mse_per_image(to_x0(prediction, output, z, level), probe.latents) for prediction in Prediction
+        prediction: mse_per_image(to_x0(prediction, output, z, level), probe.latents)
+        for prediction in Prediction
     }
 
 
@@ -142,7 +147,9 @@ def _metrics(errors: Errors, golden: float | None) -> Iterator[Metric]:
             "x0_error_over_recorded",
             errors.over(errors.recorded),
             "error of the clean estimate over the one recorded when the checkpoint was saved",
-            Healthy(None, WORSE_THAN_RECORDED * (1.0 + errors.spread), "contract, and the spread over images"),
+            Healthy(
+                None, WORSE_THAN_RECORDED * (1.0 + errors.spread), "contract, and the spread over images"
+            ),
         )
     yield Metric(
         "x0_error_over_wiener",
@@ -176,7 +183,9 @@ def _suspicions(errors: Errors, golden: float | None) -> Iterator[Suspicion]:
         )
     over_zero, over_wiener = errors.over(errors.zero), errors.over(errors.wiener)
     readable = errors.over(errors.wiener, errors.best)
-    evidence = f"x0 error {over_wiener:.2f} times the Wiener denoiser's and {over_zero:.2f} times that of the mean"
+    evidence = (
+        f"x0 error {over_wiener:.2f} times the Wiener denoiser's and {over_zero:.2f} times that of the mean"
+    )
     if errors.recorded:
         ratio = errors.over(errors.recorded)
         bound = WORSE_THAN_RECORDED * (1.0 + errors.spread)
@@ -184,12 +193,12 @@ def _suspicions(errors: Errors, golden: float | None) -> Iterator[Suspicion]:
             yield from _worse_than_recorded(errors, golden, ratio, readable)
             return
         if over_wiener > WORSE_THAN_WIENER:
-            yield Suspicion(denoiser, "undertrained or too small", 0.5, f"{evidence}, as recorded", is_quality=True)
+            yield Suspicion(
+                denoiser, "undertrained or too small", 0.5, f"{evidence}, as recorded", is_quality=True
+            )
         return
     if over_zero > 1.1:
-        yield Suspicion(
-            denoiser, "estimates of x0 are worse than none", min(0.95, 0.5 * over_zero), evidence
-        )
+        yield Suspicion(denoiser, "estimates of x0 are worse than none", min(0.95, 0.5 * over_zero), evidence)
     elif over_wiener > WORSE_THAN_WIENER:
         yield Suspicion(denoiser, "undertrained or too small", 0.5, evidence, is_quality=True)
 
@@ -200,7 +209,9 @@ def _worse_than_recorded(
     evidence = f"x0 error {ratio:.2f} times the recorded one on {errors.probe.about}"
     strength = min(0.95, 0.4 + 0.5 * (ratio / WORSE_THAN_RECORDED - 1.0))
     if golden is None or golden > GOLDEN_SAME:
-        yield Suspicion(frozenset({Kind.DENOISER}), "denoises worse than when it was saved", strength, evidence)
+        yield Suspicion(
+            frozenset({Kind.DENOISER}), "denoises worse than when it was saved", strength, evidence
+        )
     elif readable < 0.7 * errors.over(errors.wiener):
         yield Suspicion(
             frozenset({Kind.DENOISER}),
@@ -229,8 +240,6 @@ def _curve(errors: Errors) -> Curve:
         "Error of the clean estimate",
         "log-SNR (nats)",
         "mean squared error of x0",
-        {
-            name: tuple(zip(errors.log_snrs, values, strict=True)) for name, values in lines.items() if values
-        },
+        {name: tuple(zip(errors.log_snrs, values, strict=True)) for name, values in lines.items() if values},
         log_y=True,
     )

@@ -16,6 +16,9 @@ from ldm_registry.vocabulary import Kind, Scaling
 WORK = 3e9
 """Parameters times cells times images that one forward pass may take; about a quarter of a second on one core."""
 
+LARGEST_MSE = 1e9
+"""Stands for every larger error, and for none at all, so that means and logarithms stay finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -124,6 +127,6 @@ def within(subject: Subject, log_snrs: Sequence[float]) -> tuple[float, ...]:
 
 
 def mse_per_image(made: Tensor, true: Tensor) -> Tensor:
-    """Mean squared error of each image [N], float64; infinite where it is not a number."""
+    """Mean squared error of each image [N], float64; `LARGEST_MSE` where it is not a number."""
     error = (made.double() - true.double()).square().flatten(1).mean(1)
-    return torch.where(error.isfinite(), error, torch.inf)
+    return torch.where(error.isfinite(), error, torch.full_like(error, LARGEST_MSE)).clamp(max=LARGEST_MSE)
