@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ldm_registry.cli.commands import inspecting, interchanging, making, training
+from ldm_registry.cli.commands import diagnosing, inspecting, interchanging, making, training
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
 
@@ -23,8 +23,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (*inspecting.COMMANDS, *making.COMMANDS, *interchanging.COMMANDS, *training.COMMANDS):
-    app.command(name=command.__name__.rstrip("_"))(command)
+for command in (
+    *inspecting.COMMANDS,
+    *making.COMMANDS,
+    *interchanging.COMMANDS,
+    *training.COMMANDS,
+    *diagnosing.COMMANDS,
+):
+    app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
 
 
 def invoke(words: Sequence[str]) -> Result | None:

@@ -16,7 +16,20 @@ from ldm_registry.cli.outcome import Result, conclude
 from ldm_registry.errors import CheckpointError, LdmError, NetworkError, PluginError
 from ldm_registry.spec import load_spec, swap
 
-COMMANDS = {"export", "import", "list", "show", "check", "run", "swap", "compare", "trace", "train", "schema"}
+COMMANDS = {
+    "export",
+    "import",
+    "list",
+    "show",
+    "check",
+    "run",
+    "swap",
+    "compare",
+    "trace",
+    "train",
+    "schema",
+    "diagnose",
+}
 
 
 def test_the_commands_are_those_of_the_design() -> None:

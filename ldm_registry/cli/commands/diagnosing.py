@@ -1,0 +1,96 @@
+"""Commands that say which part is to blame: diagnose, benchmark-verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ldm_registry.cli.arguments import Device, Json, Overwrite, Spec, resolve
+from ldm_registry.cli.outcome import Result
+from ldm_registry.cli.progress import Line
+from ldm_registry.vocabulary import STAGES, DType, Kind
+
+if TYPE_CHECKING:
+    from ldm_registry.diagnostics import Report
+    from ldm_registry.pipeline import Pipeline
+
+
+def diagnose(
+    spec: Spec,
+    stage: Annotated[
+        str | None,
+        typer.Argument(metavar="[encoder|denoiser|scheduler|decoder]", help="Look at one stage by itself."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Take about a fifth of the time.")] = False,
+    device: Device = None,
+    dtype: Annotated[
+        DType | None, typer.Option("--dtype", help="Of every stage; default: as the spec says.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all noise; default: the spec's.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Also write the report as one HTML page."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> Result:
+    """Say which part of a pipeline is at fault, with evidence; exit code 1 where one is.
+
+    Measures every stage by itself and all subsets replaced by something that is right. Without a stage, or for one.
+    """
+    only = _stage(stage)
+    resolved = resolve(spec, seed=seed, device=device)
+    if output is not None:
+        _claim(output, overwrite=overwrite)
+    from ldm_registry.assembly import assemble
+    from ldm_registry.report.diagnosis import render
+    from ldm_registry.spec import swap
+
+    if dtype is not None:
+        resolved = swap(resolved, **{f"{kind}_dtype": dtype.value for kind in STAGES})
+    report = _drained(assemble(resolved), only, quick=quick)
+    if output is not None:
+        from ldm_registry.report.html import render_html
+
+        output.write_text(render_html(report), encoding="utf-8")
+    return Result(report.to_document(), render(report), report.exit_code)
+
+
+def _stage(word: str | None) -> Kind | None:
+    if word is None:
+        return None
+    if word not in STAGES:
+        from ldm_registry.errors import SpecError, did_you_mean
+
+        raise SpecError(f"there is no stage {word!r}", hint=did_you_mean(word, list(STAGES)))
+    return Kind(word)
+
+
+def _claim(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written in the end."""
+    from ldm_registry.errors import NotFoundError, SpecError
+
+    if not path.parent.is_dir():
+        raise NotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise SpecError(f"{path} exists already", hint="name another file, or add --overwrite")
+
+
+def _drained(pipe: Pipeline, only: Kind | None, *, quick: bool) -> Report:
+    """The report at the end of a diagnosis, whose beginnings are shown on stderr."""
+    from ldm_registry.diagnostics import Begun, diagnosing
+
+    line = Line()
+    try:
+        for event in diagnosing(pipe, stage=only, quick=quick):
+            if not isinstance(event, Begun):
+                return event
+            line.say(f"{event.index + 1} of {event.count}: {event.about}", now=True)
+    finally:
+        line.end()
+    raise AssertionError("a diagnosis ends with its report")
+
+
+COMMANDS = (diagnose,)
