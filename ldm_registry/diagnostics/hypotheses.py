@@ -17,7 +17,7 @@ from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Susp
 from ldm_registry.diagnostics.probe import Probe, affordable, mse_per_image, probes, vp_level, within
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.telling import NetworkTime, keepers, swap_halves, time_features, told
-from ldm_registry.diagnostics.time_conventions import conventions, sinusoids
+from ldm_registry.diagnostics.time_conventions import TimeOf, conventions, sinusoids
 from ldm_registry.diagnostics.wiener import Wiener
 from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import NoiseLevel, Trained, broadcast
@@ -228,8 +228,8 @@ def _tellings(subject: Subject, trial: _Trial) -> Iterator[_Telling]:
     yield from _embeddings(subject, trial, trained)
 
 
-def _of_log_snr(convention: NetworkTime, level: NoiseLevel) -> Tensor:
-    return convention(level.log_snr)  # type: ignore[arg-type]  # the same callable type, of a log-SNR
+def _of_log_snr(convention: TimeOf, level: NoiseLevel) -> Tensor:
+    return convention(level.log_snr)
 
 
 def _rescaled(trained: Trained) -> Iterator[_Telling]:

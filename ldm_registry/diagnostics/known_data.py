@@ -65,8 +65,9 @@ class Mixture:
 def normal_quantiles(count: int) -> Tensor:
     """Evenly spaced quantiles of a standard normal, float64 [count], of mean 0 and std exactly 1."""
     share = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    values = torch.special.ndtri(share)
-    return (values - values.mean()) / values.std(correction=0)
+    values: Tensor = torch.special.ndtri(share)
+    values = values - values.mean()
+    return values / values.std(correction=0)
 
 
 def shuffled(values: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the measurements of the denoiser share: latents to noise, levels to noise them to, and how many can be afforded."""
+"""Latents to noise, levels to noise them to, and how many can be afforded, for all measurements of a denoiser."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def response(subject: Subject) -> Response:
 
 
 def _levels(subject: Subject, count: int, *, offset: float) -> NoiseLevel:
-    """Levels [count], evenly spaced in whole training steps (of a thousand, for a continuous schedule), falling log-SNR."""
+    """Levels [count], evenly spaced in whole training steps (of a thousand, for a continuous schedule)."""
     schedule = subject.pipe.denoiser.training_schedule
     assert schedule is not None
     low, high = schedule.time_range
