@@ -1,0 +1,276 @@
+"""INV: which latents would make the decoder give back known images, and are they the encoder's?
+
+The round trip cannot tell an encoder from a decoder. Here latents are sought with the decoder alone. If none can be
+found, the decoder cannot make the images. If some are found that differ from the encoder's, then one of the two
+speaks another language, and a witness says which: the latents that the contract recorded, or the denoiser, which
+knows what latents look like.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Picture, Suspicion
+from ldm_registry.diagnostics.inversion import linear_inverse, optimised
+from ldm_registry.diagnostics.latent_link import PLACE, Link
+from ldm_registry.diagnostics.latent_statistics import golden_distance, golden_range, moments
+from ldm_registry.diagnostics.round_trip import LOSSLESS_DB, recorded_psnr_db, round_trip, signature
+from ldm_registry.diagnostics.signatures import psnr_db
+from ldm_registry.diagnostics.subject import Subject
+from ldm_registry.errors import LdmError
+from ldm_registry.interfaces import NoiseLevel
+from ldm_registry.vocabulary import Kind, Scaling
+
+IMAGES, IMAGES_QUICK = 8, 4
+STEPS, STEPS_QUICK = 14, 8
+BUDGET_S, BUDGET_QUICK_S = 12.0, 4.0
+"""For descent on a busy machine or with a large decoder."""
+LARGEST_CELLS = 16
+"""Larger latents are cropped: a codec works alike everywhere."""
+
+CODEC = frozenset({Kind.ENCODER, Kind.DECODER})
+ENCODER, DECODER = frozenset({Kind.ENCODER}), frozenset({Kind.DECODER})
+
+GAIN_DB = Healthy(None, 3.5, "an encoder comes near the best latents; calibrated on healthy codecs")
+CEILING_MARGIN_DB = 3.0
+"""How far inversion may stay behind the recorded round trip, image difficulty accounted for."""
+ROUND_TRIP_MARGIN_DB = 2.2
+"""The same for the round trip of these few images."""
+USELESS_DB = 17.0
+"""A decoder that cannot come nearer than this to any image is broken, whatever it was trained for."""
+WITNESS_LOG_SNR = 1.0
+INVERSION_NOISE = 0.5
+"""By how much the logarithm of a denoiser's error is greater on inverted latents of a healthy codec than on encoded
+ones: what descent leaves in them looks like noise."""
+DECISIVE = 0.25
+STREAM = 41
+
+
+@dataclass(frozen=True, slots=True)
+class Inversion:
+    """What was found, before it is judged.
+
+    Attributes:
+        images: [N, C, H, W].
+        encoded: The encoder's latents [N, c, h, w].
+        wanted: The decoder's, same shape.
+        returned: What the decoder makes of the encoder's latents.
+        remade: What it makes of its own.
+        errors: Mean squared error before each step of the descent; empty where there was no gradient.
+        link: How the encoder's latents relate to the decoder's.
+        expected_db: The recorded round trip for images of this difficulty; None without a record.
+    """
+
+    images: Tensor
+    encoded: Tensor
+    wanted: Tensor
+    returned: Tensor
+    remade: Tensor
+    errors: tuple[float, ...]
+    link: Link
+    expected_db: float | None
+
+    @property
+    def round_trip_db(self) -> float:
+        """Through the encoder."""
+        return float(psnr_db(self.returned, self.images).mean())
+
+    @property
+    def ceiling_db(self) -> float:
+        """The best that the decoder was made to give."""
+        return max(float(psnr_db(self.remade, self.images).mean()), self.round_trip_db)
+
+    @property
+    def lowest_ceiling_db(self) -> float:
+        """Below it the decoder itself is at fault."""
+        if self.expected_db is None:
+            return USELESS_DB
+        # Descent stops far short of a codec that loses next to nothing.
+        return min(self.expected_db - CEILING_MARGIN_DB, LOSSLESS_DB - CEILING_MARGIN_DB)
+
+
+def measure_decoder_inversion(subject: Subject) -> Measurement:
+    """Invert the decoder on known images and compare with the encoder."""
+    begin = time.perf_counter()
+    title = "Does the encoder give the latents that the decoder wants?"
+    rows = _rows(subject)
+    images = _cropped(subject.images[rows], subject.pipe.decoder.latent_space.stride)
+    encoded = subject.encode(images)
+    returned = subject.decode(encoded)
+    if not (bool(encoded.isfinite().all()) and bool(returned.isfinite().all())):
+        return Measurement("INV", title, CODEC, skipped="the codec's own outputs are not finite")
+    found = _inverted(subject, images, encoded, returned)
+    leaning = _leaning(subject, rows, found)
+    golden = golden_distance(subject)
+    return Measurement(
+        "INV",
+        title,
+        CODEC,
+        tuple(_metrics(found, leaning)),
+        tuple(_suspicions(subject, found, golden, leaning)),
+        (_picture(found),),
+        tuple(_curves(found)),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def difficulty_db(images: Tensor) -> Tensor:
+    """How well images [N, C, H, W] survive shrinking to an eighth, each [N]: codecs find the same ones hard."""
+    factor = max(2, min(8, images.shape[-1] // 4, images.shape[-2] // 4))
+    small = functional.interpolate(images, scale_factor=1.0 / factor, mode="area")
+    large = functional.interpolate(small, images.shape[-2:], mode="bilinear")
+    return psnr_db(large, images)
+
+
+def _rows(subject: Subject) -> Tensor:
+    count = min(len(subject.images), IMAGES_QUICK if subject.quick else IMAGES)
+    return torch.linspace(0, len(subject.images) - 1, count).round().long()
+
+
+def _cropped(images: Tensor, stride: int) -> Tensor:
+    sides = [min(side // stride, max(LARGEST_CELLS, 64 // stride)) * stride for side in images.shape[-2:]]
+    top, left = (
+        (side - kept) // 2 // stride * stride for side, kept in zip(images.shape[-2:], sides, strict=True)
+    )
+    return images[..., top : top + sides[0], left : left + sides[1]]
+
+
+def _inverted(subject: Subject, images: Tensor, encoded: Tensor, returned: Tensor) -> Inversion:
+    channels, height, width = encoded.shape[1:]
+    start = linear_inverse(
+        subject.decode, images, (channels, height, width), subject.seed, 16 if subject.quick else 32
+    )
+    wanted, errors = start, list[float]()
+    steps, budget = (STEPS_QUICK, BUDGET_QUICK_S) if subject.quick else (STEPS, BUDGET_S)
+    if (better := optimised(subject.pipe.decoder, images, start, steps, budget)) is not None:
+        wanted, errors = better
+    recorded = recorded_psnr_db(subject)
+    expected = None
+    if recorded is not None:
+        harder = float(difficulty_db(subject.images).mean() - difficulty_db(images).mean())
+        expected = recorded - harder
+    return Inversion(
+        images,
+        encoded,
+        wanted,
+        returned,
+        subject.decode(wanted),
+        tuple(errors),
+        Link.between(encoded, wanted),
+        expected,
+    )
+
+
+def _leaning(subject: Subject, rows: Tensor, found: Inversion) -> float | None:
+    """Whose latents the denoiser and the expected statistics find stranger: > 0 the encoder's, < 0 the decoder's.
+
+    In units of the logarithm of the denoiser's relative error; None where the denoiser cannot be asked.
+    """
+    mapped = found.link.mapped(found.encoded)
+    loss_db = found.ceiling_db - float(psnr_db(subject.decode(mapped), found.images).mean())
+    is_linear = loss_db < 3.0
+    wanted = mapped if is_linear else found.wanted
+    try:
+        ours, theirs = (_strangeness(subject, rows, z) for z in (found.encoded, wanted))
+    except (LdmError, RuntimeError):
+        # A crop need not be a size that the denoiser takes.
+        return None
+    spread = moments(subject, found.images, found.encoded).kl_nats
+    other = moments(subject, found.images, wanted).kl_nats
+    value = ours - theirs + (0.0 if is_linear else INVERSION_NOISE) + 3.0 * (min(spread, 1) - min(other, 1))
+    return value if math.isfinite(value) else None
+
+
+def _strangeness(subject: Subject, rows: Tensor, z: Tensor) -> float:
+    level = NoiseLevel.at(torch.tensor(WITNESS_LOG_SNR), Scaling.VP)
+    told = {name: value[rows] for name, value in subject.condition.items()}
+    clean = subject.clean(level.add_noise(z, subject.noise(z, STREAM)), level, told)
+    power = (z - z.mean((0, 2, 3), keepdim=True)).square().mean().clamp(min=1e-6)
+    return math.log(float((clean - z).square().mean() / power) + 1e-6)
+
+
+def _metrics(found: Inversion, leaning: float | None) -> Iterator[Metric]:
+    gained = found.ceiling_db - found.round_trip_db
+    limit = Healthy(
+        found.lowest_ceiling_db,
+        None,
+        "contract, difficulty accounted for" if found.expected_db else "any decoder",
+    )
+    yield Metric("ceiling_db", found.ceiling_db, "the best that the decoder gives, by inversion", limit)
+    yield Metric("round_trip_db", found.round_trip_db, "the same images through the encoder")
+    yield Metric("gained_db", gained, "what better latents than the encoder's gain", GAIN_DB)
+    yield Metric("latent_gain", found.link.fit.gain, "wanted latents over the encoder's; descent adds some")  # fmt: skip
+    yield Metric("unexplained_share", found.link.fit.unexplained, "of the wanted latents, by the encoder's")
+    distance = float((found.wanted - found.encoded).square().mean().sqrt())
+    yield Metric("latent_distance", distance, "RMS between the wanted latents and the encoder's")
+    if leaning is not None:
+        yield Metric(
+            "leaning", leaning, "whose latents are stranger to the denoiser: + the encoder's, - the decoder's"
+        )
+
+
+def _suspicions(
+    subject: Subject, found: Inversion, golden: float | None, leaning: float | None
+) -> Iterator[Suspicion]:
+    gained = found.ceiling_db - found.round_trip_db
+    numbers = f"ceiling {found.ceiling_db:.1f} dB, round trip {found.round_trip_db:.1f} dB"
+    if found.expected_db is not None:
+        numbers += f", recorded {found.expected_db:.1f} dB for such images"
+    link = list(found.link.words())
+    behind = found.expected_db is not None and found.round_trip_db < found.expected_db - ROUND_TRIP_MARGIN_DB
+    marks = round_trip(subject, found.images, found.returned)
+    seen = signature(marks)
+    if found.ceiling_db < found.lowest_ceiling_db:
+        said = seen or "cannot make the images, whatever its latents"
+        yield Suspicion(DECODER, f"the decoder: {said}", 0.9, numbers)
+        return
+    if GAIN_DB.holds(gained) and not behind and not link and seen is None:
+        return
+    if GAIN_DB.holds(gained) and not behind and seen is None and found.link.turn == PLACE:
+        # Descent finds latents of other scales that make no better images: nothing is wrong with those.
+        return
+    words = "; ".join(link) or "damaged beyond any linear change"
+    theirs = f"the encoder's latents are {words}"
+    ours = f"the decoder: {seen}" if seen else f"the decoder does not fit its latents: to it they are {words}"
+    if golden is not None:
+        spread = moments(subject, found.images, found.encoded).kl_nats
+        matches = golden_range(subject).holds(golden)
+        numbers += f"; golden latents {'match' if matches else f'differ by {golden:.2f}'}"
+        # The golden values cover one channel; a dead one elsewhere shows in the statistics.
+        if matches and spread < 0.15:
+            yield Suspicion(DECODER, ours, 0.9, numbers)
+        else:
+            yield Suspicion(ENCODER, theirs, 0.95, numbers)
+        return
+    if leaning is None or abs(leaning) < DECISIVE:
+        yield Suspicion(CODEC, f"encoder and decoder do not belong together: {theirs}", 0.6, numbers)
+        return
+    strength = min(0.9, 0.5 + abs(leaning) / 2)
+    numbers += f"; the denoiser finds the {'encoder' if leaning > 0 else 'decoder'}'s latents stranger"
+    yield (
+        Suspicion(ENCODER, theirs, strength, numbers)
+        if leaning > 0
+        else Suspicion(DECODER, ours, strength, numbers)
+    )
+
+
+def _picture(found: Inversion) -> Picture:
+    rows = [torch.cat(list(part[:6]), -1) for part in (found.images, found.returned, found.remade)]
+    image = torch.cat(rows, -2).clamp(-1, 1).float()
+    alt = "Top: known images. Middle: through encoder and decoder. Bottom: the best that the decoder gives."
+    return Picture("Decoder inversion", alt, image.expand(3, -1, -1).contiguous())
+
+
+def _curves(found: Inversion) -> Iterator[Curve]:
+    if found.errors:
+        points = tuple((float(step), 10.0 * math.log10(4.0 / max(error, 1e-10))) for step, error in enumerate(found.errors))  # fmt: skip
+        flat = ((0.0, found.round_trip_db), (float(len(points) - 1), found.round_trip_db))
+        lines = {"inversion": points, "encoder": flat}
+        yield Curve("Decoder inversion", "step", "PSNR of the mean error, dB", lines)
