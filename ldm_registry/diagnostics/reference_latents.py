@@ -101,7 +101,7 @@ def invert(subject: Subject, images: Tensor) -> Tensor | None:
     """The latents that the decoder makes the images of; None where it cannot be inverted."""
     shape = subject.pipe.latent_shape
     try:
-        start = linear_inverse(subject.decode, images, shape, subject.seed)
+        start = linear_inverse(subject.decode, images, shape, subject.seed, 16 if subject.quick else 32)
     except RuntimeError:  # a decoder that gives no finite numbers has no inverse
         return None
     steps, budget_s = (10, 1.5) if subject.quick else (30, 5.0)

@@ -70,7 +70,7 @@ def substitute(subject: Subject) -> Substitution:
     return Substitution(
         METRIC,
         losses,
-        shapley_values(tuple(STAGES), losses),
+        shapley_values(tuple(STAGES), {stages: -loss for stages, loss in losses.items()}),
         NOTICEABLE_DB,
         trials[0].pictures(),
         tuple(notes),

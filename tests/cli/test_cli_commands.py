@@ -29,6 +29,7 @@ COMMANDS = {
     "train",
     "schema",
     "diagnose",
+    "benchmark-verdict",
 }
 
 

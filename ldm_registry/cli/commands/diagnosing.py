@@ -58,6 +58,56 @@ def diagnose(
     return Result(report.to_document(), render(report), report.exit_code)
 
 
+def benchmark_verdict(
+    spec: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SPEC]...", help="Healthy specs; default: all bundled ones."),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="NAME", help="Only this modifier; may come several times."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option("--strength", help="Of each fault; may come several times; default: 0.25, 0.5 and 1."),
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Also healthy pipelines: other seeds, fewer steps, other samplers.")
+    ] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Diagnose the quick way.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="JSON lines; a cell that it holds is not run again."
+        ),
+    ] = None,
+    json: Json = False,
+) -> Result:
+    """Put every installed fault into healthy specs and score the verdict: a confusion matrix."""
+    from ldm_registry.diagnostics import benchmark
+    from ldm_registry.report.verdict_benchmark import describe, render
+    from ldm_registry.spec import bundled_specs
+
+    named = [(Path(name).stem, resolve(name)) for name in spec or sorted(bundled_specs())]
+    specs = dict(named)
+    planned = list(benchmark.cells(named, fault, strength or benchmark.STRENGTHS, controls=controls))
+    known = {one.key: one for one in (benchmark.stored(output) if output else [])}
+    scores = []
+    line = Line()
+    try:
+        for index, cell in enumerate(planned):
+            line.say(f"{index + 1} of {len(planned)}: {cell.key}", now=True)
+            one = known.get(cell.key) or benchmark.score(specs[cell.spec], cell, quick=quick)
+            if one is None:
+                continue
+            if output and one.key not in known:
+                benchmark.store(output, one)
+            scores.append(one)
+    finally:
+        line.end()
+    return Result(describe(scores), render(scores))
+
+
 def _stage(word: str | None) -> Kind | None:
     if word is None:
         return None
@@ -93,4 +143,4 @@ def _drained(pipe: Pipeline, only: Kind | None, *, quick: bool) -> Report:
     raise AssertionError("a diagnosis ends with its report")
 
 
-COMMANDS = (diagnose,)
+COMMANDS = (diagnose, benchmark_verdict)

@@ -1,0 +1,264 @@
+"""Score the verdict: every installed modifier that declares itself a fault, on specs, beside healthy controls.
+
+The diagnosis is handed nothing but the pipeline; which fault was put in is known here alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm_registry.assembly import assemble
+from ldm_registry.diagnostics.diagnosis import diagnose, subject_of
+from ldm_registry.diagnostics.probe import mse_per_image
+from ldm_registry.diagnostics.report import Outcome, stages_name
+from ldm_registry.errors import LdmError, PluginError, SpecError
+from ldm_registry.interfaces import Component
+from ldm_registry.pipeline import Pipeline
+from ldm_registry.registry import Registry
+from ldm_registry.spec import PipelineSpec, swap
+from ldm_registry.spec_text import plain
+from ldm_registry.vocabulary import STAGES, Kind
+
+STRENGTHS = (0.25, 0.5, 1.0)
+VISIBLE_PSNR_DB = 30.0
+"""Samples or round trips that agree less with the healthy pipeline's are visibly other images."""
+SAMPLES = 4
+CONTROL = "healthy"
+OTHER_SAMPLERS = ("euler", "heun", "dpmpp-2m", "euler-ancestral", "unipc")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One pipeline to diagnose.
+
+    Attributes:
+        spec: Name of the spec.
+        fault: The modifier's name, or what kind of healthy control it is.
+        strength: Of the fault; 0 for a control.
+        stages: Who would be rightly blamed, by name; empty for a control.
+        words: Any of them in the verdict's fault makes the fault class right.
+        changes: For `swap`.
+    """
+
+    spec: str
+    fault: str
+    strength: float
+    stages: tuple[str, ...]
+    words: tuple[str, ...]
+    changes: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Under which its score is stored."""
+        return f"{self.spec} {self.fault} {self.strength:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one diagnosis came out.
+
+    Attributes:
+        key: Of the cell.
+        truth: The stage that was changed, or `healthy`.
+        verdict: The stage that was named, `healthy` or `undecided`.
+        confidence: Of the verdict.
+        fault: What the verdict says is wrong.
+        is_right: Whether the stage is right; an interface that holds the stage is.
+        is_class_right: Whether the fault class is right too; None where the fault does not say how it is called.
+        visible_psnr_db: Agreement with the healthy pipeline's images, the worse of samples and round trip; None where
+            they are identical, or for a control.
+        seconds: Of the diagnosis.
+    """
+
+    key: str
+    truth: str
+    verdict: str
+    confidence: float
+    fault: str | None
+    is_right: bool
+    is_class_right: bool | None
+    visible_psnr_db: float | None
+    seconds: float
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the images are visibly other ones."""
+        return self.visible_psnr_db is not None and self.visible_psnr_db < VISIBLE_PSNR_DB
+
+
+def cells(
+    specs: Sequence[tuple[str, PipelineSpec]],
+    faults: Sequence[str] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    controls: bool = True,
+    registry: Registry | None = None,
+) -> Iterator[Cell]:
+    """What there is to diagnose.
+
+    Args:
+        specs: Healthy ones, by name.
+        faults: Names of modifiers; None takes all that are installed and are faults.
+        strengths: Of each fault.
+        controls: Also the specs as they are, with other seeds, fewer steps and other samplers.
+        registry: None discovers what is installed.
+
+    Raises:
+        NotFoundError: There is no such fault.
+    """
+    registry = registry or Registry.discover()
+    for name, spec in specs:
+        if controls:
+            yield from _controls(name, spec, registry)
+        for fault in faults if faults is not None else _installed(registry):
+            modifier = registry.get(Kind.MODIFIER, fault)
+            yield from (_faulty(name, spec, modifier, strength) for strength in strengths)
+
+
+def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | None:
+    """Diagnose one cell; None where the fault cannot be put into this spec.
+
+    Args:
+        spec: The healthy one.
+        cell: What to change in it.
+        quick: As for `diagnose`.
+    """
+    try:
+        pipe = assemble(swap(spec, **cell.changes))
+    except LdmError:
+        return None
+    report = diagnose(pipe, quick=quick)
+    verdict = report.verdict
+    named = {stage.value for stage in verdict.stages} if verdict.outcome is Outcome.FAULT else set()
+    is_right = bool(named & set(cell.stages)) if cell.stages else not named
+    if cell.stages and verdict.outcome is Outcome.UNDECIDED:
+        is_right = False
+    told = (verdict.fault or "").lower()
+    return Score(
+        cell.key,
+        "/".join(cell.stages) or CONTROL,
+        verdict.stage,
+        verdict.confidence,
+        verdict.fault,
+        is_right,
+        any(word.lower() in told for word in cell.words) if cell.words and is_right else None,
+        _agreement_db(assemble(spec), pipe) if cell.stages else None,
+        report.seconds,
+    )
+
+
+def confusion(scores: Sequence[Score]) -> dict[str, dict[str, int]]:
+    """How often each truth got each verdict; only faults that can be seen, and all controls."""
+    table: dict[str, dict[str, int]] = {}
+    for one in scores:
+        if one.truth == CONTROL or one.is_visible:
+            row = table.setdefault(one.truth, {})
+            row[one.verdict] = row.get(one.verdict, 0) + 1
+    return table
+
+
+def rates(scores: Sequence[Score]) -> dict[str, float | None]:
+    """The shares that the verdict is judged by; None where nothing was tried."""
+    seen = [one for one in scores if one.is_visible and one.truth != CONTROL]
+    healthy = [one for one in scores if one.truth == CONTROL]
+    wrong = [one for one in seen if not one.is_right and one.verdict != Outcome.UNDECIDED]
+    classes = [one.is_class_right for one in seen if one.is_class_right is not None]
+    return {
+        "right": _share(sum(one.is_right for one in seen), len(seen)),
+        "undecided": _share(sum(one.verdict == Outcome.UNDECIDED for one in seen), len(seen)),
+        "wrong": _share(len(wrong), len(seen)),
+        "class_right": _share(sum(classes), len(classes)),
+        "false_alarms": _share(sum(not one.is_right for one in healthy), len(healthy)),
+    }
+
+
+def stored(path: Path) -> list[Score]:
+    """Scores of an earlier run; none where there is no such file.
+
+    Raises:
+        SpecError: The file holds something else.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [Score(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
+        raise SpecError(
+            f"{path} holds no scores of an earlier run: {error}", hint="name another file"
+        ) from error
+
+
+def store(path: Path, one: Score) -> None:
+    """Append a score, one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(one)) + "\n")
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _installed(registry: Registry) -> Iterator[str]:
+    """The modifiers that say that they are faults: those with a strength."""
+    for name in registry.names(Kind.MODIFIER):
+        try:
+            if "strength" in registry.get(Kind.MODIFIER, name).Config.model_fields:
+                yield name
+        except PluginError:
+            continue
+
+
+def _faulty(name: str, spec: PipelineSpec, modifier: type[Component], strength: float) -> Cell:
+    """A fault where it belongs: in its `stages` where it names them, else in all that it can change."""
+    stages = tuple(getattr(modifier, "stages", None) or getattr(modifier, "modifies", ()))
+    change = {"use": modifier.name, "config": {"strength": strength}}
+    written = plain(spec)
+    changes = {f"{stage}_modify": [*written[stage].get("modify", []), change] for stage in stages}
+    blames = () if getattr(modifier, "harmless", False) else tuple(getattr(modifier, "blames", stages))
+    words = tuple(getattr(modifier, "words", ()))
+    return Cell(name, modifier.name, strength, tuple(str(kind) for kind in blames), words, changes)
+
+
+def _controls(name: str, spec: PipelineSpec, registry: Registry) -> Iterator[Cell]:
+    def control(about: str, **changes: Any) -> Cell:
+        return Cell(name, about, 0.0, (), (), changes)
+
+    yield control("as it is")
+    yield from (control(f"seed {seed}", seed=seed) for seed in (1, 2))
+    yield control("10 steps", scheduler_config={"steps": 10})
+    samplers = set(registry.names(Kind.SCHEDULER))
+    for other in OTHER_SAMPLERS:
+        if other in samplers and other != spec.scheduler.use:
+            yield control(f"sampler {other}", scheduler=other, **_schedule(spec))
+
+
+def _schedule(spec: PipelineSpec) -> dict[str, Any]:
+    kept = plain(spec)[Kind.SCHEDULER.value].get("schedule")
+    return {} if kept is None else {"scheduler_schedule": kept}
+
+
+@torch.inference_mode()
+def _agreement_db(healthy: Pipeline, faulty: Pipeline) -> float | None:
+    """PSNR between the images of two pipelines, the worse of samples and round trips; None if they are the same."""
+    images = subject_of(healthy, quick=True).images[: 2 * SAMPLES]
+    pairs = [(healthy.reconstruct(images), faulty.reconstruct(images))]
+    pairs.append((healthy.sample(SAMPLES, seed=0), faulty.sample(SAMPLES, seed=0)))
+    errors = [float(mse_per_image(other.clamp(-1, 1), one).mean()) for one, other in pairs]
+    worst = max(errors)
+    if worst <= 1e-9:
+        return None
+    return float(10.0 * torch.log10(torch.tensor(4.0 / min(worst, 4.0))))
+
+
+def verdict_names(scores: Sequence[Score]) -> list[str]:
+    """The columns of the confusion matrix, in the order of the data flow."""
+    singles = [stages_name(frozenset({stage})) for stage in STAGES]
+    found = {one.verdict for one in scores}
+    others = sorted(found - {*singles, CONTROL, Outcome.UNDECIDED.value})
+    return [CONTROL, *singles, *others, Outcome.UNDECIDED.value]
