@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Suspicion
-from ldm_registry.diagnostics.golden_output import golden_distance
+from ldm_registry.diagnostics.golden_output import GOLDEN_SAME, golden_distance
 from ldm_registry.diagnostics.probe import Probe, affordable, mse_per_image, probes, vp_level, within
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.wiener import Wiener
@@ -26,8 +26,6 @@ FLOOR = 0.25
 WORSE_THAN_RECORDED = 1.35
 """Images of one set differ: the healthy checkpoints lie within 1.2 on any 16 of them."""
 WORSE_THAN_WIENER = 1.25
-GOLDEN_SAME = 0.02
-"""Relative; half precision stays below it."""
 GOLDEN_OTHER = 0.08
 
 

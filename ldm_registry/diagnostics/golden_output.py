@@ -12,6 +12,8 @@ from ldm_registry.interfaces import randn
 from ldm_registry.training.seeds import seeded
 from ldm_registry.vocabulary import Kind
 
+GOLDEN_SAME = 0.02
+"""Relative distance below which outputs count as those recorded; half precision stays below it."""
 _MOST_CLASSES = 64
 
 

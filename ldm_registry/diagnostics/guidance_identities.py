@@ -26,7 +26,8 @@ DENOISER = frozenset({Kind.DENOISER})
 TITLE = "Does guidance keep its identities, and does the condition help?"
 LINEAR = 1e-2
 HEARD = 1e-3
-HARM = 1.1
+HARM = 1.08
+STANDARD_ERRORS = 2.0
 """Error with the condition over that without it: no healthy checkpoint lies above 1."""
 
 
@@ -80,7 +81,7 @@ def findings(subject: Subject, name: str) -> Findings:
         subject: Gives denoiser, images and labels.
         name: Of the class label among the conditions.
     """
-    count = min(affordable(subject, 48, least=8, share=2.0), len(subject.images))
+    count = min(affordable(subject, 64, least=8, share=4.0), len(subject.images))
     probe = probes(subject, count, STREAM)[0]
     level = vp_level(LOG_SNR)
     z = probe.at(level)
@@ -189,7 +190,7 @@ def _suspicions(found: Findings) -> Iterator[Suspicion]:
         yield Suspicion(
             DENOISER, "null label is one of the classes", 0.7, "a class gives the output of no class"
         )
-    if found.gain > HARM and math.log(found.gain) > 3.0 * found.gain_error:
+    if found.gain > HARM and math.log(found.gain) > STANDARD_ERRORS * found.gain_error:
         text = f"the true class makes the x0 error {found.gain:.2f} times what it is without a class"
         yield Suspicion(
             DENOISER,

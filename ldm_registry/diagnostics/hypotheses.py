@@ -17,7 +17,7 @@ from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Susp
 from ldm_registry.diagnostics.probe import Probe, affordable, mse_per_image, probes, vp_level, within
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.telling import NetworkTime, keepers, swap_halves, time_features, told
-from ldm_registry.diagnostics.time_conventions import TimeOf, conventions, sinusoids
+from ldm_registry.diagnostics.time_conventions import conventions, sinusoids
 from ldm_registry.diagnostics.wiener import Wiener
 from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import NoiseLevel, Trained, broadcast
@@ -25,14 +25,17 @@ from ldm_registry.prediction import to_x0
 from ldm_registry.registry import Registry
 from ldm_registry.vocabulary import Kind, Prediction, Scaling
 
-DECIDED_NATS = 0.2
-"""Margin of log error from which another interpretation counts as the better one; see the docs for how it was set."""
+DECIDED_NATS = 0.08
+"""Margin of log error from which another interpretation counts as better; healthy checkpoints stay below 0.02."""
 STANDARD_ERRORS = 3.0
 LOG_SNRS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 FLOOR = 0.02
 """Of the Wiener error: errors below it count as equal, so that an exact oracle has a finite logarithm."""
 STREAM = 21
 CONFIGURED_TIME = "as configured"
+TRUE_LEVEL = "of the level that the input has"
+WORSE_THAN_WIENER_NATS = 0.1
+OVERWHELMING_NATS = 0.7
 
 _SCALES = {
     "as configured": (None, 0),
@@ -219,17 +222,20 @@ def _tellings(subject: Subject, trial: _Trial) -> Iterator[_Telling]:
     if not known:
         return
     trained = known[0][1]
+    yield _Telling(TRUE_LEVEL, _always(trained.network_time(trial.level)))
     yield from _rescaled(trained)
     promised = _promised(subject)
     if promised is not None:
-        yield _Telling("of the schedule in the contract", promised.network_time)
+        name = promised.schedule.name
+        yield _Telling(f"of schedule {name}, as in the contract", _always(promised.network_time(trial.level)))
     for name, convention in conventions().items():
-        yield _Telling(f"of schedule {name}", partial(_of_log_snr, convention))
+        yield _Telling(f"of schedule {name}", _always(convention(trial.level.log_snr)))
     yield from _embeddings(subject, trial, trained)
 
 
-def _of_log_snr(convention: TimeOf, level: NoiseLevel) -> Tensor:
-    return convention(level.log_snr)
+def _always(times: Tensor) -> NetworkTime:
+    """The times of the levels that the latents really have, whatever a part in between makes of the level."""
+    return lambda level: times
 
 
 def _rescaled(trained: Trained) -> Iterator[_Telling]:
@@ -260,7 +266,7 @@ def _embeddings(subject: Subject, trial: _Trial, trained: Trained) -> Iterator[_
     for shift, cosine_first in product((0.0, 1.0), (True, False)):
         order = "cosines first" if cosine_first else "sines first"
         name = f"in sinusoids with shift {shift:g}, {order}"
-        yield _Telling(name, trained.network_time, (shift, cosine_first))
+        yield _Telling(name, _always(trained.network_time(trial.level)), (shift, cosine_first))
 
 
 def differences(one: Hypothesis, configured: Hypothesis) -> list[str]:
@@ -292,10 +298,12 @@ def _mistold(time: str) -> str:
             return "time is given in [0, 1000] to an embedding built for [0, 1]"
         case "running backwards":
             return "time runs backwards"
+        case "of the level that the input has":
+            return "noise level does not reach the network as it is"
         case "with sines and cosines swapped":
             return "sines and cosines of the time embedding are swapped"
-    if time.startswith("of "):
-        return f"noise schedule is wrong: the network expects the time {time}"
+    if time.startswith("of schedule "):
+        return f"noise schedule is not {time.removeprefix('of schedule ')}"
     return f"time embedding follows another convention: right when {time}"
 
 
@@ -306,8 +314,9 @@ def _suspicions(found: Scan) -> Iterator[Suspicion]:
     if not wrong or margin < DECIDED_NATS or margin < STANDARD_ERRORS * error:
         return
     score = found.score(best)
-    # An interpretation that is itself no better than answering the mean explains nothing.
-    if score > found.zero - DECIDED_NATS:
+    # An interpretation that is itself no better than answering the mean explains nothing, nor does one that is
+    # but a little better than the configured one and still worse than a linear filter: a damaged network has such.
+    if score > found.zero - DECIDED_NATS or (score > WORSE_THAN_WIENER_NATS and margin < OVERWHELMING_NATS):
         return
     evidence = (
         f"of {len(found.errors)} interpretations another one has {math.exp(-margin):.3g} times the error of the "

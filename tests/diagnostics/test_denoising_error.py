@@ -103,7 +103,7 @@ def test_an_undertrained_denoiser_without_records_is_called_poor_and_not_broken(
         head = denoiser.get_submodule("proj_out_2")
         with torch.no_grad():
             for parameter in head.parameters():
-                parameter.mul_(0.72)
+                parameter.mul_(0.4)
         return denoiser
 
     subject = injured(emoji_subject("emoji-kl-dit"), weak)
@@ -115,9 +115,6 @@ def test_an_undertrained_denoiser_without_records_is_called_poor_and_not_broken(
 
 @plugins
 def test_a_denoiser_of_not_a_number_is_condemned() -> None:
-    class Broken:
-        pass
-
     def nan(denoiser: Denoiser) -> Denoiser:
         denoiser.register_forward_hook(
             lambda _module, _inputs, output: DenoiserOutput(output.prediction * float("nan"))
