@@ -104,7 +104,8 @@ def codebook_faults(use: CodebookUse, recorded: SelfTest | None) -> Iterator[Sus
     """What is wrong with a codebook or with the latents that are looked up in it."""
     lowest = _lowest_perplexity(use, recorded)
     if use.perplexity < lowest or use.distinct < 0.5 * use.codes:
-        said = f"perplexity {use.perplexity:.0f} (at least {lowest:.0f} expected), {use.distinct} of {use.codes} codes differ"
+        differ = f"{use.distinct} of {use.codes} codes differ"
+        said = f"perplexity {use.perplexity:.0f} (at least {lowest:.0f} expected), {differ}"
         # Codes that coincide are the decoder's own; few codes in use may be the latents' doing.
         guilty = frozenset({Kind.DECODER}) if use.distinct < 0.5 * use.codes else CODEC
         yield Suspicion(guilty, "the codebook has collapsed", 0.85, said)

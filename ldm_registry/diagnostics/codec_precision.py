@@ -130,7 +130,8 @@ def _coarse(values: Tensor) -> tuple[torch.dtype | None, float]:
 
 def _metrics(found: list[Precision]) -> Iterator[Metric]:
     for one in found:
-        yield Metric(f"{one.kind}_relative_error", one.error, f"{_name(one.dtype)} against a finer type", one.healthy)  # fmt: skip
+        about = f"{_name(one.dtype)} against a finer type"
+        yield Metric(f"{one.kind}_relative_error", one.error, about, one.healthy)
         yield Metric(
             f"{one.kind}_coarse_share", one.coarse_share, "outputs that fit a 16-bit type exactly", GRID
         )

@@ -20,9 +20,9 @@ PROBES, PROBES_QUICK = 12, 6
 CODEC = frozenset({Kind.ENCODER, Kind.DECODER})
 STREAM = 53
 
-PLACED = Healthy(0.75, None, "a change shows where it was made; calibrated on healthy codecs")
+PLACED = Healthy(0.5, None, "a change shows where it was made; calibrated on healthy codecs")
 DROP_DB = Healthy(None, 4.0, "calibrated on healthy codecs")
-SHIFT_ERROR = Healthy(None, 0.9, "relative; 0 is perfect, 1 and more has nothing in common; calibrated")
+SHIFT_ERROR = Healthy(None, 0.4, "relative; 0 is perfect, 1 and more has nothing in common; calibrated")
 TILE = 1e-3
 """Relative difference below which a part decodes as if the rest did not exist."""
 
@@ -81,7 +81,7 @@ def measure_codec_symmetry(subject: Subject) -> Measurement:
     suspicions = [
         *_placement_faults(seen),
         *_shift_faults(shifts, seen),
-        *_drop_faults(drops),
+        *(() if any(one.turn for one in seen.values()) else _drop_faults(drops)),
         *_tile_faults(subject, tiles),
     ]
     pictures = tuple(_picture(kind, one) for kind, one in seen.items())
@@ -185,20 +185,19 @@ def _interior(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     difference, base = found[kept] - expected[kept], expected[kept]
-    return float(difference.square().mean().sqrt() / (base - base.mean()).square().mean().sqrt().clamp(min=1e-6))  # fmt: skip
+    spread = (base - base.mean()).square().mean().sqrt().clamp(min=1e-6)
+    return float(difference.square().mean().sqrt() / spread)
 
 
 def _drops(subject: Subject, images: Tensor, before: float) -> Iterator[tuple[str, tuple[float, str]]]:
     """How much worse the round trip gets for images that were changed in a way that should not matter."""
     variants = {
         "mirrored": (images.flip(-1), "round trip of mirrored images"),
-        "upside_down": (images.flip(-2), "round trip of images upside down"),
+        # Beside its own reflection an image has the same statistics, and no new edge.
+        "wide": (torch.cat([images, images.flip(-1)], -1), "round trip of images twice as wide as high"),
+        "high": (torch.cat([images, images.flip(-2)], -2), "round trip of images twice as high as wide"),
     }
-    stride = subject.pipe.encoder.latent_space.stride
-    width = images.shape[-1] // stride // 2 * stride
-    if width >= 2 * stride or stride == 1:
-        start = (images.shape[-1] - width) // 2 // stride * stride
-        variants["not_square"] = (images[..., start : start + width], "round trip of a vertical strip")
+    height, width = images.shape[-2:]
     for name, (given, about) in variants.items():
         try:
             made = subject.decode(subject.encode(given))
@@ -206,14 +205,10 @@ def _drops(subject: Subject, images: Tensor, before: float) -> Iterator[tuple[st
             yield name, (float("inf"), f"{about}, which fails")
             continue
         if made.shape != given.shape:
-            yield name, (float("inf"), f"{about}, which comes back as {tuple(made.shape[-2:])}")
+            yield name, (float("inf"), f"{about}, which come back as {tuple(made.shape[-2:])}")
             continue
-        reference = before
-        if name == "not_square":
-            # A strip is compared with the same strip of the whole.
-            whole = subject.decode(subject.encode(images))[..., start : start + width]
-            reference = float(psnr_db(whole, given).mean())
-        yield name, (reference - float(psnr_db(made, given).mean()), about)
+        kept = (..., slice(0, height), slice(0, width))
+        yield name, (before - float(psnr_db(made[kept], given[kept]).mean()), about)
 
 
 def _tile_cells(subject: Subject, latents: Tensor, made: Tensor) -> int | None:
@@ -253,7 +248,7 @@ def _shift_faults(shifts: dict[Kind, float], seen: dict[Kind, Geometry]) -> Iter
     for kind, value in shifts.items():
         if not SHIFT_ERROR.holds(value) and seen[kind].turn is None:
             why = f"relative error {value:.2f} when its input is shifted by one cell"
-            yield Suspicion(frozenset({kind}), f"the {kind} depends on absolute position", 0.6, why)
+            yield Suspicion(frozenset({kind}), f"the {kind} does not treat all places alike", 0.6, why)
 
 
 def _drop_faults(drops: dict[str, tuple[float, str]]) -> Iterator[Suspicion]:

@@ -92,13 +92,12 @@ def shift(given: Tensor, made: Tensor) -> tuple[float, float]:
     height, width = given.shape[-2:]
     # A Hann window: images are not periodic, and the jump at their border is no content.
     window = _hann(height)[:, None] * _hann(width)
-    spectra = [torch.fft.fft2(_centred(images) * window) for images in (given, made)]
-    cross = (spectra[0].conj() * spectra[1]).sum((0, 1))
-    peak = int(torch.fft.ifft2(cross).real.argmax())
+    peak = int(torch.fft.ifft2(_cross(given, made, window)).real.argmax())
     whole = (_signed(peak // width, height), _signed(peak % width, width))
+    # Once more in place: a window that cuts other content out of each would pull the estimate to zero.
+    aligned = _cross(given.roll(whole, (-2, -1)), made, window)
     ky = torch.fft.fftfreq(height, dtype=torch.float64)[:, None].expand(height, width)
     kx = torch.fft.fftfreq(width, dtype=torch.float64)[None].expand(height, width)
-    aligned = cross * torch.exp(2j * math.pi * (ky * whole[0] + kx * whole[1]))
     low = (ky.abs() < 0.25) & (kx.abs() < 0.25)
     weight = aligned.abs()[low].sqrt()
     slopes = torch.stack([ky[low], kx[low]], 1) * (-2.0 * math.pi)
@@ -205,6 +204,12 @@ def _share(rest: Tensor, whole: Tensor) -> float:
 def _centred(images: Tensor) -> Tensor:
     values = images.double()
     return values - values.mean((-2, -1), keepdim=True)
+
+
+def _cross(given: Tensor, made: Tensor, window: Tensor) -> Tensor:
+    """Cross-power spectrum [H, W] of all images and channels together."""
+    spectra = [torch.fft.fft2(_centred(images) * window) for images in (given, made)]
+    return (spectra[0].conj() * spectra[1]).sum((0, 1))
 
 
 def _hann(length: int) -> Tensor:
