@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fault_specs import BY_NAME, STRENGTHS, before, broken, difference, healthy, images, outputs, registry
+from ldm_faults import FAULTS
+from ldm_faults.times import _interpolated
+
+from ldm_registry.assembly import assemble
+from ldm_registry.errors import SpecError
+from ldm_registry.interfaces import NoiseLevel
+from ldm_registry.spec import swap
+from ldm_registry.vocabulary import STAGES, Kind
+
+HARMFUL = [fault.name for fault in FAULTS if not fault.harmless]
+CATALOGUE = (
+    "F01 F03 F05 F10 F11 F13 F17 F18 F19 F29 F32 F36 F37 F39 F44 F54 F55 F57 F58 F60 F63 F68 F71 F72".split()
+)
+PIXEL_REFUSED = {
+    "half-precision-overflow", "wrong-scaling-factor", "dropped-shift", "wrong-codec-same-shape",
+    "corrupted-decoder-weights", "tiled-decode", "collapsed-codebook",
+}  # fmt: skip
+TOLD_TIME = {
+    "bfloat16-time", "swapped-sin-cos", "time-scale", "linear-for-scaled-linear", "ignored-zero-snr",
+}  # fmt: skip
+REFUSED = {
+    "emoji-kl-dit": {"collapsed-codebook"},
+    "emoji-kl-unet": {"collapsed-codebook"},
+    "emoji-vq-dit": set[str](),
+    "emoji-kl-ideal": {"collapsed-codebook", "random-weights", "reversed-velocity", *TOLD_TIME},
+    "emoji-pixel-dit": PIXEL_REFUSED,
+    "emoji-pixel-unet": PIXEL_REFUSED,
+}
+HOME = {name: "emoji-vq-dit" if name == "collapsed-codebook" else "emoji-kl-dit" for name in HARMFUL}
+
+
+def changes(spec: str, fault: str) -> list[float]:
+    """How far the stages that a fault is put into move, at each strength; the other stages have to stay."""
+    sound, moved = before(spec), []
+    for strength in STRENGTHS:
+        found = outputs(broken(spec, fault, strength))
+        stages = BY_NAME[fault].stages
+        for stage in set(STAGES) - set(stages):
+            assert torch.equal(found.stages[stage], sound.stages[stage]), stage
+        moved.append(min(difference(found.stages[one], sound.stages[one]) for one in stages))
+        assert difference(found.sample, sound.sample) > 0 or stages == (Kind.ENCODER,)
+    return moved
+
+
+@pytest.mark.parametrize("fault", HARMFUL)
+def test_a_fault_changes_its_own_stage_alone_and_the_more_the_stronger_it_is(fault: str) -> None:
+    weak, middle, strong = changes(HOME[fault], fault)
+    assert 0 < weak < middle < strong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", HARMFUL)
+@pytest.mark.parametrize("spec", sorted(REFUSED))
+def test_a_fault_works_wherever_it_makes_sense_and_is_refused_elsewhere(spec: str, fault: str) -> None:
+    if fault in REFUSED[spec]:
+        with pytest.raises(SpecError, match=f"fault '{fault}' cannot happen to") as caught:
+            broken(spec, fault, 1.0)
+        assert caught.value.problems
+        return
+    assert all(change > 0 for change in changes(spec, fault))
+
+
+def test_a_codec_of_one_kind_cannot_have_the_faults_of_another() -> None:
+    with pytest.raises(SpecError, match="cannot happen to decoder 'kl-vae'") as caught:
+        broken("emoji-kl-dit", "collapsed-codebook", 1.0)
+    assert "no codebook" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_negative_control_leaves_the_images_as_they_were(strength: float) -> None:
+    pipe, sound = broken("emoji-kl-dit", "edm2-range", strength), before("emoji-kl-dit")
+    torch.testing.assert_close(outputs(pipe).sample, sound.sample, rtol=0, atol=2e-5)
+    assert getattr(pipe.encoder, "value_range") == (strength - 1.0, 1.0)  # noqa: B009 (no attribute of the interface)
+
+
+def test_every_row_of_the_catalogue_has_a_fault() -> None:
+    assert {fault.fault_id for fault in FAULTS} == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_says_the_truth_about_itself(fault: type) -> None:
+    known = BY_NAME[fault.name]
+    assert set(known.stages) <= set(known.modifies) <= set(STAGES)
+    assert known.words or known.harmless
+    assert known.fault_class
+    assert (known.__doc__ or "").startswith(f"{known.fault_id}: ")
+    assert all(field.description for field in known.Config.model_fields.values())
+
+
+def test_another_codec_in_both_halves_leaves_the_round_trip_as_it_was() -> None:
+    sound = assemble(healthy("emoji-kl-dit"), registry()).reconstruct(images())
+    both = broken("emoji-kl-dit", "wrong-codec-same-shape", 1.0).reconstruct(images())
+    torch.testing.assert_close(both, sound, rtol=0, atol=1e-4)
+    half = broken("emoji-kl-dit", "wrong-codec-same-shape", 1.0, Kind.DECODER).reconstruct(images())
+    assert difference(half, sound) > 0.05
+
+
+def test_the_first_run_of_a_sampler_with_history_is_right_and_the_next_is_not() -> None:
+    sound = assemble(healthy("emoji-kl-dit"), registry())
+    leaky = broken("emoji-kl-dit", "history-not-reset", 1.0)
+    assert torch.equal(leaky.sample(2, seed=5), sound.sample(2, seed=5))
+    assert not torch.equal(leaky.sample(2, seed=5), sound.sample(2, seed=5))
+
+
+def test_a_faulty_part_keeps_its_weights_their_names_and_what_it_declares() -> None:
+    sound, pipe = assemble(healthy("emoji-kl-dit"), registry()), broken("emoji-kl-dit", "epsilon-for-v", 1.0)
+    for stage in STAGES:
+        one, other = getattr(sound, stage), getattr(pipe, stage)
+        assert isinstance(other, type(one))
+        assert list(one.state_dict()) == list(other.state_dict())
+        assert one.config == other.config
+    assert pipe.denoiser.prediction is sound.denoiser.prediction
+    assert pipe.denoiser.latent_space == sound.denoiser.latent_space
+
+
+def test_a_copy_of_a_faulty_part_has_the_fault_too() -> None:
+    decoder = broken("emoji-kl-dit", "unmapped-output", 1.0).decoder
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(copy.deepcopy(decoder).decode(latent), decoder.decode(latent))
+
+
+def test_two_faults_of_one_stage_add_up() -> None:
+    both = swap(
+        healthy("emoji-kl-dit"),
+        decoder_modify=[{"use": "unmapped-output"}, {"use": "wrong-scaling-factor"}],
+    )
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sound = assemble(healthy("emoji-kl-dit"), registry()).decoder.decode((0.13025 / 0.18215) * latent)
+    torch.testing.assert_close(assemble(both, registry()).decoder.decode(latent), 2 * sound - 1)
+
+
+def test_a_time_that_passed_through_bfloat16_is_the_one_of_the_report() -> None:
+    denoiser = broken("emoji-kl-dit", "bfloat16-time", 1.0).denoiser
+    schedule = denoiser.training_schedule
+    assert schedule is not None
+    told = denoiser.trained.network_time(schedule.level(torch.tensor([937.0, 12.0], dtype=torch.float64)))  # type: ignore[union-attr, operator]  # not of the interface: networks have it
+    assert told.tolist() == [936.0, 12.0]
+
+
+def test_the_wrong_reading_of_an_output_is_the_one_of_epsilon() -> None:
+    sound, wrong = before("emoji-kl-dit"), outputs(broken("emoji-kl-dit", "epsilon-for-v", 1.0))
+    # At alpha = sigma the v reading is (z - v) / sqrt(2) and the epsilon reading (z - v / sqrt(2)) * sqrt(2).
+    level = NoiseLevel.of(0.7071068, 0.7071068)
+    noise = torch.randn(sound.stages[Kind.ENCODER].shape, generator=torch.Generator().manual_seed(1))
+    z = level.add_noise(sound.stages[Kind.ENCODER], noise)
+    v = z - 2**0.5 * sound.stages[Kind.DENOISER][2]
+    torch.testing.assert_close(wrong.stages[Kind.DENOISER][2], 2**0.5 * z - v, rtol=0, atol=1e-4)
+
+
+def test_a_table_is_read_between_its_entries() -> None:
+    table = torch.tensor([-2.0, 0.0, 1.0], dtype=torch.float64)
+    values = torch.tensor([-9.0, -2.0, -1.0, 0.25, 1.0, 7.0], dtype=torch.float64)
+    assert _interpolated(values, table).tolist() == [0.0, 0.0, 0.5, 1.25, 2.0, 2.0]
+    assert _interpolated(values[2], table).item() == 0.5
