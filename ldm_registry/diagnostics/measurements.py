@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ldm_registry.diagnostics.codec_precision import measure_codec_precision
+from ldm_registry.diagnostics.codec_symmetry import measure_codec_symmetry
 from ldm_registry.diagnostics.decoder_inversion import measure_decoder_inversion
 from ldm_registry.diagnostics.denoising_error import measure_denoising_error
 from ldm_registry.diagnostics.evidence import Measurement, Stages
+from ldm_registry.diagnostics.finiteness import measure_finiteness
 from ldm_registry.diagnostics.guidance_identities import measure_guidance
 from ldm_registry.diagnostics.hypotheses import measure_hypotheses
 from ldm_registry.diagnostics.in_situ import measure_in_situ
@@ -47,9 +50,12 @@ class Test:
 TESTS: tuple[Test, ...] = (
     Test("LOAD", "weights against what was saved", measure_load, EVERY - SCHEDULER),
     Test("CON", "what the parts promise one another", measure_contract, EVERY),
+    Test("FIN", "finite numbers at every boundary", measure_finiteness, NOWHERE),
     Test("RT", "round trip of known images", measure_round_trip, ENCODER | DECODER),
     Test("LAT", "statistics of the latents", measure_latent_statistics, ENCODER),
     Test("INV", "inversion of the decoder", measure_decoder_inversion, ENCODER | DECODER),
+    Test("EQV", "shifts, flips and sizes", measure_codec_symmetry, ENCODER | DECODER),
+    Test("DTY", "the same in single precision", measure_codec_precision, ENCODER | DECODER),
     Test("DEN", "denoising error at each noise level", measure_denoising_error, DENOISER),
     Test("HYP", "interpretations of the denoiser", measure_hypotheses, DENOISER),
     Test("TIME", "what the denoiser makes of time", measure_time_sensitivity, DENOISER),

@@ -41,9 +41,10 @@ class Reference:
 def references(subject: Subject, images: Tensor) -> tuple[Reference, ...]:
     """The latents of images; two answers where nothing tells the encoder's from the decoder's.
 
-    In pixel space the answer is known. The encoder is believed when it gives the recorded latents, or when the decoder makes the images of what it gives,
-    up to mean and scale, which the denoiser's contract fixes. Otherwise the decoder is inverted, and believed
-    if the images are within its reach by latents of the right mean and scale.
+    In pixel space the answer is known. The encoder is believed when it gives the recorded latents, and where none are
+    recorded when the decoder makes the images of what it gives, up to mean and scale, which the denoiser's contract
+    fixes. Otherwise the decoder is inverted, and believed where the encoder is known to have changed, or if the
+    images are within reach of latents of the right mean and scale.
 
     Args:
         subject: Gives the parts and what is recorded of them.
@@ -58,21 +59,20 @@ def references(subject: Subject, images: Tensor) -> tuple[Reference, ...]:
     is_recorded = golden is not None and golden_range(subject).holds(golden)
     if is_finite and is_recorded:
         return (Reference(own, "the encoder's, which are those recorded"),)
-    if is_finite:
-        corrected, is_changed = with_declared_statistics(subject, own)
-        if psnr_db(subject.decode(corrected), images) >= least_psnr_db(subject):
-            about = "the encoder's, brought to the mean and scale that the denoiser expects"
-            return (Reference(corrected, about if is_changed else "the encoder's, which decode well"),)
+    corrected, is_changed = with_declared_statistics(subject, own)
+    if is_finite and golden is None and psnr_db(subject.decode(corrected), images) >= least_psnr_db(subject):
+        about = "the encoder's, brought to the mean and scale that the denoiser expects"
+        return (Reference(corrected, about if is_changed else "the encoder's, which decode well"),)
     inverted = invert(subject, images)
     if inverted is None:
         return (
             Reference(corrected if is_finite else torch.zeros_like(own), "the encoder's, for want of others"),
         )
+    by_inversion = Reference(inverted, "those that the decoder makes the images of")
+    if not is_finite or golden is not None:
+        return (by_inversion,)
     within = psnr_db(subject.decode(inverted), images) >= least_psnr_db(subject)
     is_plausible = not with_declared_statistics(subject, inverted)[1]
-    by_inversion = Reference(inverted, "those that the decoder makes the images of")
-    if not is_finite or (within and is_plausible and golden is not None):
-        return (by_inversion,)
     by_encoder = Reference(
         corrected, "the encoder's, since the decoder cannot make the images of any plausible latents"
     )

@@ -31,6 +31,28 @@ SECOND_OPINION = 0.4
 """How much a further suspicion against the same stages counts beside the one before: they are not independent."""
 PARTLY = 0.35
 """Share of the price that is paid by an answer which shares a stage with a suspicion but is not the same."""
+ONE_OF_TWO = 0.08
+"""The same for one stage where two are suspected: such a test says that it is one of them."""
+TELLING = (
+    "FIN",
+    "HYP",
+    "TIME",
+    "ORA",
+    "RT",
+    "DTY",
+    "EQV",
+    "INV",
+    "CFG",
+    "SITU",
+    "LAT",
+    "DET",
+    "CON",
+    "LOAD",
+    "DEN",
+)
+"""Codes of tests, those that say how something is wrong before those that say only that it is."""
+NEARLY = 0.25
+"""By how much a suspicion may be weaker than the strongest and still give the fault its name."""
 MARGIN = 0.2
 """Least lead in probability of an answer over the next; below it there is no verdict."""
 ALONE = 0.85
@@ -42,6 +64,8 @@ WEIGHT_OF_SHARES = 3.0
 CLEARED = 0.25
 """Nats that each test costs the answers whose stages it looked at and found nothing wrong with."""
 LEAST_STRENGTH = 0.02
+MOST_PARTLY = 6.0
+"""Nats of which a part is paid."""
 MOST_STRENGTH = 0.97
 
 
@@ -66,9 +90,7 @@ def weigh(measurements: Sequence[Measurement], substitution: Substitution | None
     if not first.stages:
         return _nothing_broken(suspicions, candidates, evidence)
     confidence = min(first.probability, 1.0 if agreement else CONTRADICTED if agreement is False else ALONE)
-    fault = next((one.fault for one in broken if one.stages <= first.stages), None) or next(
-        (one.fault for one in broken if one.stages & first.stages), None
-    )
+    fault = _fault(measurements, first.stages)
     return Verdict(Outcome.FAULT, first.stages, confidence, fault, evidence, candidates, agreement)
 
 
@@ -128,7 +150,9 @@ def _price(stages: Stages, strength: float, answer: Stages) -> float:
     full = -PRICE * math.log1p(-min(strength, 1.0 - 1e-6))
     if stages == answer:
         return 0.0
-    return PARTLY * min(full, 4.0) if stages & answer else full
+    if stages > answer and answer:
+        return ONE_OF_TWO * min(full, MOST_PARTLY)
+    return PARTLY * min(full, MOST_PARTLY) if stages & answer else full
 
 
 def _log_likelihood_of_shares(substitution: Substitution, answer: Stages) -> float:
@@ -139,13 +163,21 @@ def _log_likelihood_of_shares(substitution: Substitution, answer: Stages) -> flo
     trust = WEIGHT_OF_SHARES * (1.0 - math.exp(-excess / substitution.noticeable))
     if not answer:
         return -trust
+    explained = _explained(substitution, answer)
+    if len(answer) == 1:
+        return trust * (explained - 1.0)
+    # Two are to blame together only where neither restores the quality alone.
+    alone = max(_explained(substitution, frozenset({stage})) for stage in answer)
+    return trust * (explained - max(0.0, alone - 0.5) - 1.0)
+
+
+def _explained(substitution: Substitution, answer: Stages) -> float:
+    """How much of the loss is an answer's doing, in [0, 1]: by its share, and by what replacing it restores."""
     positive = {stage: max(share, 0.0) for stage, share in substitution.shares.items()}
-    total = sum(positive.values()) or 1.0
-    held = [positive[stage] / total for stage in answer]
-    explained = sum(held)
-    # Two are to blame together only if each holds a part.
-    balance = 1.0 if len(held) == 1 else 4.0 * min(held) * max(held) / max(explained**2, 1e-9)
-    return trust * (min(1.0, explained) * (0.4 + 0.6 * balance) - 1.0)
+    share = sum(positive[stage] for stage in answer) / (sum(positive.values()) or 1.0)
+    nothing = substitution.losses[NOBODY]
+    restored = (nothing - substitution.losses[answer]) / max(substitution.loss, 1e-9)
+    return 0.5 * share + 0.5 * min(max(restored, 0.0), 1.0)
 
 
 def _agreement(suspicions: Sequence[Suspicion], substitution: Substitution | None) -> bool | None:
@@ -156,9 +188,22 @@ def _agreement(suspicions: Sequence[Suspicion], substitution: Substitution | Non
     named = max(ANSWERS, key=lambda answer: direct[answer])
     if not named:
         return None
-    positive = {stage: max(share, 0.0) for stage, share in substitution.shares.items()}
-    held = sum(positive[stage] for stage in named) / (sum(positive.values()) or 1.0)
-    return held >= CLEAR_SHARE - 0.1
+    return _explained(substitution, named) >= CLEAR_SHARE
+
+
+def _fault(measurements: Sequence[Measurement], answer: Stages) -> str | None:
+    """What is wrong, in the words of the most telling of the strong suspicions against the stages at fault."""
+    rank = {code: index for index, code in enumerate(TELLING)}
+    found = [
+        (rank.get(one.code, len(rank)), suspicion)
+        for one in measurements
+        for suspicion in one.suspicions
+        if suspicion.stages & answer and not suspicion.is_quality
+    ]
+    strongest = max((suspicion.strength for _, suspicion in found), default=0.0)
+    strong = [pair for pair in found if pair[1].strength >= strongest - NEARLY]
+    best = min(strong, key=lambda pair: (pair[0], -pair[1].strength), default=None)
+    return None if best is None else best[1].fault
 
 
 def _nothing_broken(
