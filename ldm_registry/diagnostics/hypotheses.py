@@ -109,7 +109,9 @@ def measure_hypotheses(subject: Subject) -> Measurement:
     begin = time.perf_counter()
     found = scan(subject)
     margin, error = found.margin
-    healthy = Healthy(None, DECIDED_NATS, "margin under which interpretations count as equal")
+    healthy = Healthy(
+        None, max(DECIDED_NATS, STANDARD_ERRORS * error), "margin under which interpretations count as equal"
+    )
     metrics = (
         Metric("hypotheses", float(len(found.errors)), "interpretations of the denoiser that were tried"),
         Metric("margin_nats", margin, "log error that the best interpretation saves", healthy),
@@ -134,7 +136,9 @@ def measure_hypotheses(subject: Subject) -> Measurement:
 def scan(subject: Subject) -> Scan:
     """The errors under every hypothesis: all times at the configured input scale, all scales at the best times."""
     levels = within(subject, LOG_SNRS)
-    rows = affordable(subject, 24 * len(levels), least=4 if subject.quick else 9, share=3.0)
+    rows = affordable(
+        subject, 24 * len(levels), least=4 if subject.quick else 9, share=1.0 if subject.quick else 3.0
+    )
     if rows < 3 * len(levels):
         levels = levels[:: max(len(levels) // 2, 1)][: max(2, rows // 3)]
     count = max(2, min(rows // len(levels), len(subject.images)))

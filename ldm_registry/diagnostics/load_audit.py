@@ -69,7 +69,7 @@ def measure_load(subject: Subject) -> Measurement:
         "LOAD",
         "Are the weights those of the checkpoint, and trained?",
         frozenset(STAGES),
-        tuple(metric for one in audits for metric in _metrics(one)),
+        tuple(metric for one in audits for metric in _metrics(one, is_intact=one.kind in intact)),
         (
             *files,
             *(suspicion for one in audits for suspicion in _suspicions(one, is_intact=one.kind in intact)),
@@ -170,7 +170,7 @@ def _files(subject: Subject) -> Iterator[Suspicion]:
             yield Suspicion(frozenset({kind}), "files differ from the contract", 0.95, str(error))
 
 
-def _metrics(one: Audit) -> Iterator[Metric]:
+def _metrics(one: Audit, *, is_intact: bool) -> Iterator[Metric]:
     none = Healthy(0.0, 0.0, "theory")
     yield Metric(
         f"{one.kind}_not_finite",
@@ -185,13 +185,15 @@ def _metrics(one: Audit) -> Iterator[Metric]:
         f"{one.kind}_random_share",
         one.random_share,
         f"share of the weights of the {one.kind} in matrices that look like their first random values",
-        Healthy(None, RANDOM_SHARE, "the spectrum of independent values, Marchenko and Pastur 1967"),
+        None
+        if is_intact
+        else Healthy(None, RANDOM_SHARE, "the spectrum of independent values, Marchenko and Pastur 1967"),
     )
     yield Metric(
         f"{one.kind}_random_blocks",
         float(len(one.blocks)),
         f"blocks of the {one.kind} that do as a whole",
-        none,
+        None if is_intact else none,
     )
     yield Metric(f"{one.kind}_dead", one.dead, f"share of outputs of the {one.kind} without a weight")
 
