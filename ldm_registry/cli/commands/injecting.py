@@ -47,7 +47,8 @@ def inject(
         faults = known_faults(registry)
         rows = [[one.name, one.fault_id, " + ".join(one.stages), one.about] for one in faults]
         documents = [
-            {"name": one.name, "fault": one.fault_id, "stages": [*one.stages], "about": one.about} for one in faults
+            {"name": one.name, "fault": one.fault_id, "stages": [*one.stages], "about": one.about}
+            for one in faults
         ]
         return Result({"faults": documents}, table(["name", "fault", "put into", "what it is"], rows))
     if spec is None or fault is None:
@@ -68,7 +69,9 @@ def inject(
 
 def _stage(word: str) -> Kind:
     if word not in STAGES:
-        raise SpecError(f"there is no stage {word!r}", hint=did_you_mean(word, list(STAGES)))
+        raise SpecError(
+            f"there is no stage {word!r}", hint=did_you_mean(word, [kind.value for kind in STAGES])
+        )
     return Kind(word)
 
 
