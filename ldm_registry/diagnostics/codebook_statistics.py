@@ -68,13 +68,13 @@ def codebook_usage(decoder: Decoder, latents: Tensor) -> CodebookUse | None:
     vectors = raw.movedim(1, -1).flatten(0, -2)
     if vectors.shape[1] != weight.shape[1]:
         return None
-    nearest = torch.cat([torch.cdist(part, weight).min(1).indices for part in vectors.split(1024)])
+    nearest = torch.cat([torch.cdist(part, weight).min(1).indices for part in torch.split(vectors, 1024)])
     counts = torch.bincount(nearest, minlength=len(weight)).double()
     share = counts[counts > 0] / counts.sum()
     spread = (vectors - vectors.mean(0)).square().mean().sqrt().clamp(min=1e-12)
     return CodebookUse(
         codes=len(weight),
-        distinct=len(weight.unique(dim=0)),
+        distinct=len(torch.unique(weight, dim=0)),
         vectors=len(vectors),
         perplexity=math.exp(float(-(share * share.log()).sum())),
         used=int((counts > 0).sum()),

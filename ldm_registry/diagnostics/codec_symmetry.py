@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Picture, Suspicion
-from ldm_registry.diagnostics.round_trip import evenly, psnr_db
+from ldm_registry.diagnostics.round_trip import evenly
+from ldm_registry.diagnostics.signatures import psnr_db
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.errors import LdmError
 from ldm_registry.vocabulary import Kind

@@ -119,8 +119,8 @@ def _regress(latents: Tensor, decoded: Tensor, images: Tensor, stride: int) -> T
     gram = features.T @ features
     ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
     gram.diagonal().add_(ridge)
-    weight = torch.linalg.solve(gram, features.T @ (wanted - mean))
-    made = (_surroundings(images, stride) - centre) @ weight + mean
+    weight: Tensor = torch.linalg.solve(gram, features.T @ (wanted - mean))
+    made: Tensor = (_surroundings(images, stride) - centre) @ weight + mean
     shape = (len(images), *latents.shape[2:], latents.shape[1])
     return made.reshape(shape).movedim(-1, 1).contiguous().float()
 
@@ -154,7 +154,7 @@ def _reattached(output: object, given: Tensor) -> object:
             return output
         return given + (output - given).detach()
     if isinstance(output, tuple):
-        changed = [_reattached(one, given) for one in output]
+        changed: list[Any] = [_reattached(one, given) for one in output]
         return type(output)(*changed) if hasattr(output, "_fields") else tuple(changed)
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         fields = {

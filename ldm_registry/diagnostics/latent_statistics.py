@@ -183,7 +183,8 @@ def posterior_std(subject: Subject, images: Tensor) -> float | None:
 
 def repeated_share(values: Tensor) -> float:
     """Share of numbers that occurred before: near 0 for a continuous variable, near 1 for a quantised one."""
-    return 1.0 - values.unique().numel() / max(1, values.numel())
+    distinct: int = torch.unique(values).numel()
+    return 1.0 - distinct / max(1, values.numel())
 
 
 def outlier_share(latents: Tensor) -> float:
@@ -300,7 +301,7 @@ def _shape_faults(subject: Subject, latents: Tensor) -> Iterator[Suspicion]:
         yield Suspicion(ENCODER, "single latent cells stand out", 0.6, f"{share:.1%} of the cells")
     repeated = repeated_share(latents[:16])
     if _is_continuous(subject) and not LEVELS.holds(repeated):
-        levels = latents[:16].unique().numel()
+        levels = torch.unique(latents[:16]).numel()
         yield Suspicion(
             ENCODER,
             "latents are quantised",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -208,7 +208,7 @@ def _powers(low: int, high: int) -> Iterator[int]:
         low *= 2
 
 
-REFLECTIONS = {
+REFLECTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mirrored left to right": lambda images: images.flip(-1),
     "upside down": lambda images: images.flip(-2),
     "turned by 180 degrees": lambda images: images.flip(-1, -2),

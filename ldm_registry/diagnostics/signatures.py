@@ -209,7 +209,8 @@ def _centred(images: Tensor) -> Tensor:
 def _cross(given: Tensor, made: Tensor, window: Tensor) -> Tensor:
     """Cross-power spectrum [H, W] of all images and channels together."""
     spectra = [torch.fft.fft2(_centred(images) * window) for images in (given, made)]
-    return (spectra[0].conj() * spectra[1]).sum((0, 1))
+    total: Tensor = (spectra[0].conj() * spectra[1]).sum((0, 1))
+    return total
 
 
 def _hann(length: int) -> Tensor:
