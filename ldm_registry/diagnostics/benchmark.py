@@ -6,7 +6,7 @@ The diagnosis is handed nothing but the pipeline; which fault was put in is know
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import torch
 
 from ldm_registry.assembly import assemble
 from ldm_registry.diagnostics.diagnosis import diagnose, subject_of
+from ldm_registry.diagnostics.injection import injected, known_faults
 from ldm_registry.diagnostics.probe import mse_per_image
 from ldm_registry.diagnostics.report import Outcome, stages_name
-from ldm_registry.errors import LdmError, PluginError, SpecError
-from ldm_registry.interfaces import Component
+from ldm_registry.errors import LdmError, SpecError
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import PipelineSpec, swap
@@ -43,7 +43,7 @@ class Cell:
         strength: Of the fault; 0 for a control.
         stages: Who would be rightly blamed, by name; empty for a control.
         words: Any of them in the verdict's fault makes the fault class right.
-        changes: For `swap`.
+        changed: The spec with the fault in it, or changed as the control says.
     """
 
     spec: str
@@ -51,7 +51,7 @@ class Cell:
     strength: float
     stages: tuple[str, ...]
     words: tuple[str, ...]
-    changes: Mapping[str, Any]
+    changed: PipelineSpec
 
     @property
     def key(self) -> str:
@@ -116,21 +116,21 @@ def cells(
     for name, spec in specs:
         if controls:
             yield from _controls(name, spec, registry)
-        for fault in faults if faults is not None else _installed(registry):
-            modifier = registry.get(Kind.MODIFIER, fault)
-            yield from (_faulty(name, spec, modifier, strength) for strength in strengths)
+        for fault in faults if faults is not None else [one.name for one in known_faults(registry)]:
+            for strength in strengths:
+                yield _faulty(name, spec, fault, strength, registry)
 
 
 def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | None:
     """Diagnose one cell; None where the fault cannot be put into this spec.
 
     Args:
-        spec: The healthy one.
-        cell: What to change in it.
+        spec: The healthy one, to compare with.
+        cell: The other.
         quick: As for `diagnose`.
     """
     try:
-        pipe = assemble(swap(spec, **cell.changes))
+        pipe = assemble(cell.changed)
     except LdmError:
         return None
     report = diagnose(pipe, quick=quick)
@@ -204,30 +204,18 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _installed(registry: Registry) -> Iterator[str]:
-    """The modifiers that say that they are faults: those with a strength."""
-    for name in registry.names(Kind.MODIFIER):
-        try:
-            if "strength" in registry.get(Kind.MODIFIER, name).Config.model_fields:
-                yield name
-        except PluginError:
-            continue
-
-
-def _faulty(name: str, spec: PipelineSpec, modifier: type[Component], strength: float) -> Cell:
-    """A fault where it belongs: in its `stages` where it names them, else in all that it can change."""
-    stages = tuple(getattr(modifier, "stages", None) or getattr(modifier, "modifies", ()))
-    change = {"use": modifier.name, "config": {"strength": strength}}
-    written = plain(spec)
-    changes = {f"{stage}_modify": [*written[stage].get("modify", []), change] for stage in stages}
-    blames = () if getattr(modifier, "harmless", False) else tuple(getattr(modifier, "blames", stages))
-    words = tuple(getattr(modifier, "words", ()))
-    return Cell(name, modifier.name, strength, tuple(str(kind) for kind in blames), words, changes)
+def _faulty(name: str, spec: PipelineSpec, fault: str, strength: float, registry: Registry) -> Cell:
+    """A fault where it is at home; one that does no harm has nobody to blame."""
+    known: Any = registry.get(Kind.MODIFIER, fault)
+    blames = () if getattr(known, "harmless", False) else getattr(known, "blames", known.modifies)
+    words = tuple(getattr(known, "words", ()))
+    changed = injected(spec, fault, registry, strength=strength)
+    return Cell(name, fault, strength, tuple(str(kind) for kind in blames), words, changed)
 
 
 def _controls(name: str, spec: PipelineSpec, registry: Registry) -> Iterator[Cell]:
     def control(about: str, **changes: Any) -> Cell:
-        return Cell(name, about, 0.0, (), (), changes)
+        return Cell(name, about, 0.0, (), (), swap(spec, **changes))
 
     yield control("as it is")
     yield from (control(f"seed {seed}", seed=seed) for seed in (1, 2))

@@ -20,6 +20,7 @@ from ldm_registry.diagnostics.load_audit import measure_load
 from ldm_registry.diagnostics.oracle_sampling import measure_oracle_sampling
 from ldm_registry.diagnostics.repeatability import measure_repeatability
 from ldm_registry.diagnostics.round_trip import measure_round_trip
+from ldm_registry.diagnostics.sample_quality import measure_sample_quality
 from ldm_registry.diagnostics.static_contract import measure_contract
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.time_sensitivity import measure_time_sensitivity
@@ -62,6 +63,7 @@ TESTS: tuple[Test, ...] = (
     Test("CFG", "identities of guidance", measure_guidance, DENOISER),
     Test("ORA", "the sampler under exact denoisers", measure_oracle_sampling, SCHEDULER),
     Test("SITU", "what crosses the interfaces in a run", measure_in_situ, NOWHERE),
+    Test("QUAL", "quality of samples", measure_sample_quality, NOWHERE),
     Test("DET", "the same run again", measure_repeatability, NOWHERE),
 )
 

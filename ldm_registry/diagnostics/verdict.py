@@ -51,7 +51,7 @@ TELLING = (
     "DEN",
 )
 """Codes of tests, those that say how something is wrong before those that say only that it is."""
-NEARLY = 0.25
+NEARLY = 0.08
 """By how much a suspicion may be weaker than the strongest and still give the fault its name."""
 MARGIN = 0.2
 """Least lead in probability of an answer over the next; below it there is no verdict."""

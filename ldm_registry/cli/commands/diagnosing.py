@@ -50,11 +50,12 @@ def diagnose(
 
     if dtype is not None:
         resolved = swap(resolved, **{f"{kind}_dtype": dtype.value for kind in STAGES})
-    report = _drained(assemble(resolved), only, quick=quick)
+    pipe = assemble(resolved)
+    report = _drained(pipe, only, quick=quick)
     if output is not None:
-        from ldm_registry.report.html import render_html
+        from ldm_registry.report.html import provenance_of, write_page
 
-        output.write_text(render_html(report), encoding="utf-8")
+        write_page(report, output, provenance_of(pipe))
     return Result(report.to_document(), render(report), report.exit_code)
 
 
