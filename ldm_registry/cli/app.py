@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ldm_registry.cli.commands import diagnosing, inspecting, interchanging, making, training
+from ldm_registry.cli.commands import diagnosing, injecting, inspecting, interchanging, making, training
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
 
@@ -29,6 +29,7 @@ for command in (
     *interchanging.COMMANDS,
     *training.COMMANDS,
     *diagnosing.COMMANDS,
+    *injecting.COMMANDS,
 ):
     app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
 

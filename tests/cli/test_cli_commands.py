@@ -28,6 +28,7 @@ COMMANDS = {
     "trace",
     "train",
     "schema",
+    "inject",
     "diagnose",
     "benchmark-verdict",
 }
