@@ -100,7 +100,8 @@ def around(part: Component, method: str, changed: Callable[..., Any]) -> None:
     def call(self: Component, *given: Any, **named: Any) -> Any:
         return changed(self, original.__get__(self), *given, **named)
 
-    part.__class__ = type(before)(before.__name__, (before,), {method: call, "__module__": before.__module__})
+    make: Callable[..., type[Component]] = type(before)
+    part.__class__ = make(before.__name__, (before,), {method: call, "__module__": before.__module__})
 
 
 def floating(part: nn.Module) -> Iterator[Tensor]:

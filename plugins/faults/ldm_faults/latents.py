@@ -124,7 +124,8 @@ class WrongCodecSameShape(Fault):
 
 
 def _mixed(matrix: Tensor, latent: Tensor) -> Tensor:
-    return torch.einsum("dc,bchw->bdhw", matrix.to(latent), latent)
+    mixed: Tensor = torch.einsum("dc,bchw->bdhw", matrix.to(latent), latent)
+    return mixed
 
 
 def _require_codec(fault: Fault, part: Component) -> int:

@@ -29,31 +29,9 @@ from ldm_registry.vocabulary import STAGES, Kind
 
 HARMFUL = [fault.name for fault in FAULTS if not fault.harmless]
 CATALOGUE = [
-    "F01",
-    "F03",
-    "F05",
-    "F10",
-    "F11",
-    "F13",
-    "F17",
-    "F18",
-    "F19",
-    "F29",
-    "F32",
-    "F36",
-    "F37",
-    "F39",
-    "F44",
-    "F54",
-    "F55",
-    "F57",
-    "F58",
-    "F60",
-    "F63",
-    "F68",
-    "F71",
-    "F72",
-]
+    "F01", "F03", "F05", "F10", "F11", "F13", "F17", "F18", "F19", "F29", "F32", "F36",
+    "F37", "F39", "F44", "F54", "F55", "F57", "F58", "F60", "F63", "F68", "F71", "F72",
+]  # fmt: skip
 PIXEL_REFUSED = {
     "half-precision-overflow", "wrong-scaling-factor", "dropped-shift", "wrong-codec-same-shape",
     "corrupted-decoder-weights", "tiled-decode", "collapsed-codebook",
