@@ -20,6 +20,7 @@ from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.substitution import substitute
 from ldm_registry.diagnostics.verdict import weigh
 from ldm_registry.errors import SpecError
+from ldm_registry.interfaces import Component
 from ldm_registry.pipeline import Pipeline, placement
 from ldm_registry.vocabulary import STAGES, Kind
 
@@ -183,10 +184,11 @@ def _condition_of_images(pipe: Pipeline, count: int, labels: Tensor | None) -> M
     )
 
 
-def _part(pipe: Pipeline, kind: Kind) -> object:
-    return getattr(pipe, kind.value)
+def _part(pipe: Pipeline, kind: Kind) -> Component:
+    part: Component = getattr(pipe, kind.value)
+    return part
 
 
 def _placed(pipe: Pipeline, kind: Kind) -> str:
-    device, dtype = placement(getattr(pipe, kind.value))
+    device, dtype = placement(_part(pipe, kind))
     return f"{device}, {str(dtype).removeprefix('torch.')}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from ldm_registry.diagnostics.codec_precision import measure_codec_precision
 from ldm_registry.diagnostics.codec_symmetry import measure_codec_symmetry
@@ -77,7 +78,7 @@ def run_tests(subject: Subject, stage: Kind | None) -> Iterator[tuple[Test, Call
     """
     for test in TESTS:
         if stage is None or stage in test.stages:
-            yield test, lambda test=test: _run(test, subject)
+            yield test, partial(_run, test, subject)
 
 
 def _run(test: Test, subject: Subject) -> Measurement:
@@ -93,8 +94,3 @@ def _run(test: Test, subject: Subject) -> Measurement:
             seconds=time.perf_counter() - begin,
             skipped=f"it ended with {type(error).__name__}: {error}",
         )
-
-
-def codes() -> Mapping[str, str]:
-    """What each test does, by code."""
-    return {test.code: test.about for test in TESTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class _Trial:
         for (low, before), (high, after) in pairwise(points):
             if low <= LOG_SNR <= high:
                 part = (LOG_SNR - low) / (high - low)
-                return max(before, 1e-9) ** (1 - part) * max(after, 1e-9) ** part
+                return math.exp((1 - part) * math.log(max(before, 1e-9)) + part * math.log(max(after, 1e-9)))
         return None
 
     def losses(self) -> dict[Stages, float]:
