@@ -120,7 +120,8 @@ class WrongCodecSameShape(Fault):
         free = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
         stretch = torch.randn(channels, generator=generator, dtype=torch.float64)
         turn = torch.linalg.matrix_exp(self.strength * _TURN * (free - free.T))
-        return turn @ torch.diag(torch.exp(self.strength * _STRETCH_NATS * stretch))
+        mixing: Tensor = turn @ torch.diag(torch.exp(self.strength * _STRETCH_NATS * stretch))
+        return mixing
 
 
 def _mixed(matrix: Tensor, latent: Tensor) -> Tensor:
