@@ -44,7 +44,11 @@ def measurement_sections(report: Report) -> Iterator[Markup]:
         yield tag(
             "section",
             tag("h2", "Several stages together", id=TOGETHER),
-            tag("p", "Tests of the codec as a whole, of interfaces, and of the running pipeline.", class_="quiet"),
+            tag(
+                "p",
+                "Tests of the codec as a whole, of interfaces, and of the running pipeline.",
+                class_="quiet",
+            ),
             (_measurement(one, index) for index, one in rest),
             aria_labelledby=TOGETHER,
         )
@@ -62,7 +66,9 @@ def skipped_section(report: Report) -> Markup | None:
         )
         for one in skipped
     )
-    return tag("section", tag("h2", "Not measured", id="skipped"), tag("dl", items), aria_labelledby="skipped")
+    return tag(
+        "section", tag("h2", "Not measured", id="skipped"), tag("dl", items), aria_labelledby="skipped"
+    )
 
 
 def range_of(healthy: Healthy | None) -> str:

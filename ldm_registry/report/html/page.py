@@ -52,7 +52,11 @@ def render_html(report: Report, provenance: Mapping[str, str] = NOTHING) -> str:
 def _sections(report: Report, provenance: Mapping[str, str]) -> Iterator[Markup]:
     yield verdict_section(report)
     yield stages_section(report)
-    found = (substitution_section(report.substitution), *measurement_sections(report), skipped_section(report))
+    found = (
+        substitution_section(report.substitution),
+        *measurement_sections(report),
+        skipped_section(report),
+    )
     yield from (section for section in found if section is not None)
     yield _provenance(report, provenance)
 
@@ -112,7 +116,9 @@ def _provenance(report: Report, more: Mapping[str, str]) -> Markup:
     table = tag(
         "table",
         tag("caption", "What was diagnosed, by what, on what", class_="hidden"),
-        tag("tbody", (tag("tr", tag("th", name, scope="row"), tag("td", said)) for name, said in rows.items())),
+        tag(
+            "tbody", (tag("tr", tag("th", name, scope="row"), tag("td", said)) for name, said in rows.items())
+        ),
         class_="facts",
     )
     warnings = (

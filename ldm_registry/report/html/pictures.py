@@ -30,7 +30,8 @@ def figure(picture: Picture) -> Markup:
         height=height * factor,
         decoding="async",
     )
-    caption = tag("figcaption", tag("strong", picture.title), " ", tag("span", picture.alt, class_="quiet"))
+    said = picture.alt.removeprefix(picture.title).removeprefix(":").strip()
+    caption = tag("figcaption", tag("strong", picture.title), " ", tag("span", said, class_="quiet"))
     return tag("figure", joined(image, caption), class_="picture")
 
 

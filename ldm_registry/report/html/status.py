@@ -22,7 +22,9 @@ class Status(Enum):
 def badge(status: Status, said: str) -> Markup:
     """A sign and a word."""
     kind, sign = status.value
-    return tag("span", tag("span", sign, aria_hidden="true", class_="sign"), " ", said, class_=f"badge {kind}")
+    return tag(
+        "span", tag("span", sign, aria_hidden="true", class_="sign"), " ", said, class_=f"badge {kind}"
+    )
 
 
 def of_stages(report: Report, stages: Stages) -> tuple[Status, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
-from ldm_registry.diagnostics.evidence import Stages
+from ldm_registry.diagnostics.evidence import Picture, Stages
 from ldm_registry.diagnostics.report import Substitution
 from ldm_registry.report.html.charts import bar_chart
 from ldm_registry.report.html.markup import Markup, joined, tag
@@ -19,7 +20,11 @@ def substitution_section(found: Substitution | None) -> Markup | None:
     if found is None:
         return None
     is_lost = found.loss > found.noticeable
-    status = (Status.NOTE, "more than healthy parts lose") if is_lost else (Status.GOOD, "as in a healthy pipeline")
+    status = (
+        (Status.NOTE, "more than healthy parts lose")
+        if is_lost
+        else (Status.GOOD, "as in a healthy pipeline")
+    )
     return tag(
         "section",
         tag("h2", "Parts replaced in turn", id="substitution"),
@@ -31,12 +36,8 @@ def substitution_section(found: Substitution | None) -> Markup | None:
             f" healthy parts lose up to {number(found.noticeable)} dB.",
         ),
         tag("h3", "Shapley shares"),
-        tag(
-            "div",
-            tag("figure", _shares(found), tag("figcaption", SHARES), class_="curve"),
-            (figure(picture) for picture in found.pictures),
-            class_="figures",
-        ),
+        tag("figure", _shares(found), tag("figcaption", SHARES), class_="curve"),
+        _pictures(found.pictures),
         tag("h3", "All subsets"),
         _table(found),
         joined(tag("h3", "Notes"), tag("ul", (tag("li", note) for note in found.notes)))
@@ -61,22 +62,31 @@ def _shares(found: Substitution) -> Markup:
     return bar_chart(shares, "share of the loss, dB", "shares", found.noticeable)
 
 
+def _pictures(pictures: Sequence[Picture]) -> Markup | None:
+    if not pictures:
+        return None
+    heading = tag("h3", "The same images, with one part replaced at a time")
+    return joined(heading, tag("div", (figure(picture) for picture in pictures), class_="figures"))
+
+
 def _table(found: Substitution) -> Markup:
     subsets = [frozenset(some) for size in range(5) for some in combinations(STAGES, size)]
     head = tag(
         "tr",
-        (tag("th", stage.value.capitalize(), scope="col") for stage in STAGES),
         tag("th", "Loss, dB", scope="col"),
+        (tag("th", stage.value.capitalize(), scope="col") for stage in STAGES),
     )
     rows = (_row(found, subset) for subset in subsets if subset in found.losses)
-    table = tag("table", tag("caption", found.metric), tag("thead", head), tag("tbody", rows), class_="subsets")
+    table = tag(
+        "table", tag("caption", found.metric), tag("thead", head), tag("tbody", rows), class_="subsets"
+    )
     name = "Table: losses of all subsets"
     return tag("div", table, class_="scroll", role="region", aria_label=name, tabindex=0)
 
 
 def _row(found: Substitution, subset: Stages) -> Markup:
     cells = (
-        tag("td", "replaced" if stage in subset else "as it is", class_="swap" if stage in subset else None)
+        tag("td", "replaced" if stage in subset else "kept", class_="swap" if stage in subset else None)
         for stage in STAGES
     )
-    return tag("tr", cells, tag("td", number(found.losses[subset]), class_="number"))
+    return tag("tr", tag("th", number(found.losses[subset]), class_="number", scope="row"), cells)

@@ -110,7 +110,9 @@ def _candidates(verdict: Verdict) -> Markup | None:
         for one in shown
     )
     head = tag("tr", tag("th", "Answer", scope="col"), tag("th", "Probability", scope="col"), tag("td"))
-    table = tag("table", tag("caption", "All answers that were weighed"), tag("thead", head), tag("tbody", rows))
+    table = tag(
+        "table", tag("caption", "All answers that were weighed"), tag("thead", head), tag("tbody", rows)
+    )
     return tag("details", tag("summary", "All answers that were weighed"), table, class_="data")
 
 
@@ -122,13 +124,12 @@ def _meter(share: float) -> Markup:
     """A bar as wide as a share of 1."""
     width = f"{100 * min(max(share, 0.0), 1.0):.1f}"
     bar = tag("rect", x=0, y=0, width=width, height=8, class_="bar")
-    return tag(
-        "svg", bar, viewBox="0 0 100 8", class_="meter", preserveAspectRatio="none", focusable="false"
-    )
+    return tag("svg", bar, viewBox="0 0 100 8", class_="meter", preserveAspectRatio="none", focusable="false")
 
 
 def _card(report: Report, stage: Kind) -> Markup:
-    own = frozenset({stage})
+    own, name = frozenset({stage}), stage.value.capitalize()
+    has_section = report.stage in {None, stage}
     status, word = of_stages(report, own)
     share = report.substitution.shares.get(stage) if report.substitution else None
     facts = {
@@ -138,9 +139,9 @@ def _card(report: Report, stage: Kind) -> Markup:
     }
     return tag(
         "li",
-        tag("h3", tag("a", stage.value.capitalize(), href=f"#{stage.value}")),
+        tag("h3", tag("a", name, href=f"#{stage.value}") if has_section else name),
         tag("p", badge(status, word)),
-        tag("dl", (joined(tag("dt", name), tag("dd", said)) for name, said in facts.items() if said)),
+        tag("dl", (joined(tag("dt", fact), tag("dd", said)) for fact, said in facts.items() if said)),
         class_=f"card {status.value[0]}",
     )
 
@@ -148,7 +149,9 @@ def _card(report: Report, stage: Kind) -> Markup:
 def _pairs(report: Report) -> Iterator[Stages]:
     """The usual interfaces, and any other pair that something speaks against."""
     yield from NEIGHBOURS
-    suspected = {one.stages for test in report.measurements for one in test.suspicions} | {report.verdict.stages}
+    suspected = {one.stages for test in report.measurements for one in test.suspicions} | {
+        report.verdict.stages
+    }
     known = {*NEIGHBOURS, frozenset(STAGES)}
     yield from sorted((one for one in suspected - known if len(one) > 1), key=names)
 
