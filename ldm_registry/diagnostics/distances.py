@@ -57,7 +57,8 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1.0) ** 3
+    kernel: Tensor = (x @ y.T / x.shape[1] + 1.0) ** 3
+    return kernel
 
 
 def _off_diagonal_mean(kernel: Tensor) -> float:

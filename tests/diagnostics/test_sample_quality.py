@@ -5,7 +5,7 @@ from diagnostics.emoji_subjects import emoji_subject
 
 from ldm_registry.diagnostics.sample_quality import measure_sample_quality
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.slow]
 
 
 def test_samples_are_compared_with_known_images_without_blaming_anybody() -> None:
