@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm_registry.diagnostics.decoder_inversion import difficulty_db
 from ldm_registry.diagnostics.inversion import linear_inverse, optimised
 from ldm_registry.diagnostics.latent_statistics import golden_distance, golden_range
 from ldm_registry.diagnostics.probe import declared_statistics, mse_per_image, vp_level
+from ldm_registry.diagnostics.round_trip import recorded_psnr_db
 from ldm_registry.diagnostics.subject import Subject
-from ldm_registry.vocabulary import Kind
 
-RECORDED_SLACK_DB = 1.5
-"""By how much the round trip of some images may fall short of the recorded mean over others."""
+RECORDED_SLACK_DB = 1.0
+"""By how much the round trip of some images may fall short of the recorded mean over others as hard as these."""
 LEAST_PSNR_DB = 18.0
 """Of a codec that records nothing: below it, images are hardly recognised."""
 SCALE_BAND = (0.8, 1.25)
@@ -60,7 +61,11 @@ def references(subject: Subject, images: Tensor) -> tuple[Reference, ...]:
     if is_finite and is_recorded:
         return (Reference(own, "the encoder's, which are those recorded"),)
     corrected, is_changed = with_declared_statistics(subject, own)
-    if is_finite and golden is None and psnr_db(subject.decode(corrected), images) >= least_psnr_db(subject):
+    if (
+        is_finite
+        and golden is None
+        and psnr_db(subject.decode(corrected), images) >= least_psnr_db(subject, images)
+    ):
         about = "the encoder's, brought to the mean and scale that the denoiser expects"
         return (Reference(corrected, about if is_changed else "the encoder's, which decode well"),)
     inverted = invert(subject, images)
@@ -71,7 +76,7 @@ def references(subject: Subject, images: Tensor) -> tuple[Reference, ...]:
     by_inversion = Reference(inverted, "those that the decoder makes the images of")
     if not is_finite or golden is not None:
         return (by_inversion,)
-    within = psnr_db(subject.decode(inverted), images) >= least_psnr_db(subject)
+    within = psnr_db(subject.decode(inverted), images) >= least_psnr_db(subject, images)
     is_plausible = not with_declared_statistics(subject, inverted)[1]
     by_encoder = Reference(
         corrected, "the encoder's, since the decoder cannot make the images of any plausible latents"
@@ -116,17 +121,13 @@ def psnr_db(made: Tensor, true: Tensor) -> float:
     return float((10.0 * torch.log10(4.0 / mse)).mean())
 
 
-def recorded_psnr_db(subject: Subject) -> float | None:
-    """What the codec's contracts record; the lower one where its halves come from two codecs."""
-    tests = [subject.recorded(kind) for kind in (Kind.ENCODER, Kind.DECODER)]
-    known = [test.round_trip_psnr_db for test in tests if test and test.round_trip_psnr_db is not None]
-    return min(known, default=None)
-
-
-def least_psnr_db(subject: Subject) -> float:
-    """What a healthy round trip reaches."""
+def least_psnr_db(subject: Subject, images: Tensor) -> float:
+    """What the round trip of images [N, C, H, W] reaches when it is healthy, given how hard they are."""
     recorded = recorded_psnr_db(subject)
-    return LEAST_PSNR_DB if recorded is None else recorded - RECORDED_SLACK_DB
+    if recorded is None:
+        return LEAST_PSNR_DB
+    harder = float(difficulty_db(subject.images).mean() - difficulty_db(images).mean())
+    return recorded - harder - RECORDED_SLACK_DB
 
 
 def _denoiser_prefers(subject: Subject, one: Tensor, other: Tensor) -> Tensor | None:

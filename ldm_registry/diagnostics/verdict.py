@@ -63,6 +63,8 @@ CLEAR_SHARE = 0.5
 WEIGHT_OF_SHARES = 3.0
 CLEARED = 0.25
 """Nats that each test costs the answers whose stages it looked at and found nothing wrong with."""
+MOST_CLEARED = 1.0
+"""Nats that all such tests cost together: they look at different things, and a fault shows in few."""
 LEAST_STRENGTH = 0.02
 MOST_PARTLY = 6.0
 """Nats of which a part is paid."""
@@ -109,7 +111,7 @@ def posterior(
     clean = [one.stages for one in measurements if one.is_healthy]
     logs = {
         answer: math.log(PRIOR[len(answer)])
-        - CLEARED * sum(bool(stages & answer) for stages in clean)
+        - min(CLEARED * sum(bool(stages & answer) for stages in clean), MOST_CLEARED)
         - sum(_price(stages, strength, answer) for stages, strength in _combined(suspicions))
         + (_log_likelihood_of_shares(substitution, answer) if substitution else 0.0)
         for answer in ANSWERS
