@@ -57,8 +57,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    kernel: Tensor = (x @ y.T / x.shape[1] + 1.0) ** 3
-    return kernel
+    return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
 def _off_diagonal_mean(kernel: Tensor) -> float:
@@ -73,4 +72,5 @@ def _covariance(x: Tensor) -> Tensor:
 
 def _root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
