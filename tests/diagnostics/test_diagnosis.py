@@ -92,6 +92,7 @@ def state_of(pipe: Pipeline) -> list[object]:
     return found
 
 
+@pytest.mark.slow
 def test_a_healthy_pipeline_is_healthy(report: Report) -> None:
     wrong = [suspicion for one in report.measurements for suspicion in one.suspicions]
     assert report.verdict.stage == "healthy", wrong
@@ -100,16 +101,19 @@ def test_a_healthy_pipeline_is_healthy(report: Report) -> None:
     assert report.substitution.loss < report.substitution.noticeable
 
 
+@pytest.mark.slow
 def test_no_measurement_fails_on_a_healthy_pipeline(report: Report) -> None:
     assert [one.code for one in report.measurements if one.skipped and "ended with" in one.skipped] == []
 
 
+@pytest.mark.slow
 def test_a_diagnosis_leaves_the_pipeline_as_it_was(report: Report, states: list[list[object]]) -> None:
     before, after = states
     assert len(before) > 100
     assert after == before
 
 
+@pytest.mark.slow
 def test_shares_sum_to_the_lost_quality_and_the_replaced_stage_restores_it(pipe: Pipeline) -> None:
     broken = replace(pipe, decoder=_Dark(pipe.decoder))
     found = substitute(subject_of(broken, quick=True))
@@ -120,12 +124,14 @@ def test_shares_sum_to_the_lost_quality_and_the_replaced_stage_restores_it(pipe:
     assert max(found.shares, key=lambda stage: found.shares[stage]) is Kind.DECODER
 
 
+@pytest.mark.slow
 def test_an_encoder_that_loses_what_it_sees_holds_the_loss(pipe: Pipeline) -> None:
     found = substitute(subject_of(replace(pipe, encoder=_Noisy(pipe.encoder)), quick=True))
     assert found.loss > found.noticeable
     assert max(found.shares, key=lambda stage: found.shares[stage]) is Kind.ENCODER
 
 
+@pytest.mark.slow
 def test_a_broken_stage_is_named_with_its_evidence_and_exit_code(pipe: Pipeline) -> None:
     report = diagnose(replace(pipe, decoder=_Dark(pipe.decoder)), quick=True)
     assert report.verdict.stages == {Kind.DECODER}
@@ -148,6 +154,12 @@ def test_what_is_begun_is_said_before_it_runs_and_the_report_comes_last(pipe: Pi
     assert [(one.index, one.count) for one in begun if isinstance(one, Begun)] == [(0, 2), (1, 2)]
 
 
+def test_one_stage_leaves_the_pipeline_as_it_was(pipe: Pipeline) -> None:
+    before = state_of(pipe)
+    diagnose(pipe, stage="scheduler", quick=True)
+    assert state_of(pipe) == before
+
+
 def test_images_that_do_not_fit_are_refused(pipe: Pipeline) -> None:
     with pytest.raises(SpecError, match=r"\[2, 1, 64, 64\]"):
         diagnose(pipe, torch.zeros(2, 1, 64, 64))
@@ -160,6 +172,7 @@ def test_a_spec_without_images_says_that_it_needs_some(pipe: Pipeline) -> None:
     assert diagnose(bare, stage="scheduler", quick=True).verdict.outcome is Outcome.HEALTHY
 
 
+@pytest.mark.slow
 def test_the_document_holds_no_numbers_that_json_lacks(report: Report) -> None:
     import json
 
@@ -169,6 +182,7 @@ def test_the_document_holds_no_numbers_that_json_lacks(report: Report) -> None:
     assert sum(one["probability"] for one in document["verdict"]["candidates"]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_report_fits_on_one_screen(report: Report) -> None:
     from ldm_registry.report.diagnosis import render
 
