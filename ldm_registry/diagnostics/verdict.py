@@ -205,7 +205,7 @@ def _fault(measurements: Sequence[Measurement], answer: Stages) -> str | None:
     strongest = max((suspicion.strength for _, suspicion in found), default=0.0)
     strong = [pair for pair in found if pair[1].strength >= strongest - NEARLY]
     best = min(strong, key=lambda pair: (pair[0], -pair[1].strength), default=None)
-    return None if best is None else best[1].fault
+    return None if best is None else _without_stage(best[1])
 
 
 def _nothing_broken(
@@ -238,7 +238,12 @@ def _evidence(
 
 
 def _sentence(suspicion: Suspicion) -> str:
-    return f"{stages_name(suspicion.stages)}: {suspicion.fault}; {suspicion.evidence}"
+    return f"{stages_name(suspicion.stages)}: {_without_stage(suspicion)}; {suspicion.evidence}"
+
+
+def _without_stage(suspicion: Suspicion) -> str:
+    """The fault, without the stage that it stands beside anyway."""
+    return suspicion.fault.removeprefix(f"the {stages_name(suspicion.stages)}: ")
 
 
 def _substitution_sentence(substitution: Substitution) -> str:
