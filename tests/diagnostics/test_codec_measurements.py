@@ -181,7 +181,10 @@ def test_a_collapsed_codebook_is_seen() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "injury"),
-    [(Kind.ENCODER, "latent channels permuted"), (Kind.DECODER, "latent channels permuted")],
+    [
+        pytest.param(Kind.ENCODER, "latent channels permuted", marks=pytest.mark.slow),
+        (Kind.DECODER, "latent channels permuted"),
+    ],
 )
 def test_inversion_tells_the_encoder_from_the_decoder(kind: Kind, injury: str) -> None:
     for subject in (injured(kind, injury, quick=True), without_records(injured(kind, injury, quick=True))):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,16 @@ pytestmark = pytest.mark.plugins
 TRAINED = ["emoji-kl-dit", "emoji-kl-unet", "emoji-vq-dit", "emoji-pixel-dit"]
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """The first network by default, the others where there is time."""
+    return [] if name == "emoji-kl-dit" else [pytest.mark.slow]
+
+
+def default_or_slow(name: str) -> Any:
+    return pytest.param(name, marks=marks_of(name))
+
+
+@pytest.mark.parametrize("name", [default_or_slow(name) for name in TRAINED])
 def test_the_convention_of_a_trained_network_is_found_among_at_least_sixty(name: str) -> None:
     subject = emoji_subject(name)
     found = scan(subject)
@@ -61,7 +71,8 @@ MISREADINGS: list[tuple[str, Callable[[Denoiser], Denoiser], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "injure", "fault"), MISREADINGS, ids=[f"{a}-{c[:24]}" for a, _, c in MISREADINGS]
+    ("name", "injure", "fault"),
+    [pytest.param(*row, id=f"{row[0]}-{row[2][:24]}", marks=marks_of(row[0])) for row in MISREADINGS],
 )
 def test_a_misuse_is_named_and_blamed_on_the_denoiser(
     name: str, injure: Callable[[Denoiser], Denoiser], fault: str
