@@ -252,7 +252,9 @@ def fails_at_the_end(name: str, values: Mapping[str, Any], steps: int) -> bool:
         ]
     else:
         flow = values.get("use_flow_sigmas") and not spaced
-        faults = [flow, spaced and (steps == 1 or (not lowered and order > 1))]
+        # As many trailing times as there are end at the cleanest level too.
+        ends_there = spaced or (values.get("timestep_spacing") == "trailing" and steps == TRAINING_STEPS)
+        faults = [flow, ends_there and (steps == 1 or (not lowered and order > 1))]
     return any(faults)
 
 
