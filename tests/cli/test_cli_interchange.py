@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -69,6 +70,23 @@ def test_shards_are_as_good_as_one_file(ldm: Any, sharded: Path, whole: Path, tm
         assert ldm("run", tmp_path / f"{name}.yaml", "-o", tmp_path / name, "-n", "1").code == 0
     one, many = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "many"))
     assert one["images"] == many["images"]
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_like_any_other(
+    ldm: Any, whole: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models--somebody--ddim"
+    snapshot = repository / "snapshots" / ("0123456789" * 4)
+    (repository / "blobs").mkdir(parents=True)
+    for index, path in enumerate(path for path in sorted(whole.rglob("*")) if path.is_file()):
+        blob = repository / "blobs" / f"{index:064x}"
+        shutil.copyfile(path, blob)
+        link = snapshot / path.relative_to(whole)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    ended = ldm("import", snapshot, "-o", tmp_path / "s.yaml", "--steps", "2")
+    assert ended.code == 0, ended.err
+    assert ldm("run", tmp_path / "s.yaml", "-o", tmp_path / "run", "-n", "1").code == 0
 
 
 def test_defaults_of_a_class_are_listed(ldm: Any, folder: Path, tmp_path: Path) -> None:
