@@ -31,13 +31,20 @@ SMALL = PixArtConfig(
 )
 
 
+# Where types are checked at run time, the checks ask Python's generator which item of a list to look at.
+CHECKED = hasattr(PixArt.forward, "__wrapped__")
+SKIP = {"global_state_is_left_alone": "run-time checks of types draw random numbers"} if CHECKED else {}
+
+
 class TestConformance(ComponentSuite):
     component = PixArt
+    skip = SKIP
     config = SMALL
 
 
 class TestConformanceWithoutText(ComponentSuite):
     component = PixArt
+    skip = SKIP
     config = SMALL.model_copy(
         update={"cross_attention_dim": None, "caption_channels": None, "use_additional_conditions": None}
     )
