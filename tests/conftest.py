@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("ldm", deadline=None, derandomize=True)
 settings.load_profile("ldm")
 
-# Tests of how the plugins work together; a tree from which they were removed has nothing there to test.
-collect_ignore = [] if (ROOT / "plugins").is_dir() else ["plugins"]
+# Tests of how the plugins work together, and of diagnoses, which take their subjects from the bundled pipelines; a
+# tree from which the plugins were removed has nothing there to test.
+collect_ignore = [] if (ROOT / "plugins").is_dir() else ["plugins", "diagnostics"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
