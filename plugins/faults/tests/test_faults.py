@@ -39,13 +39,15 @@ PIXEL_REFUSED = {
 TOLD_TIME = {
     "bfloat16-time", "swapped-sin-cos", "time-scale", "linear-for-scaled-linear", "ignored-zero-snr",
 }  # fmt: skip
+# A schedule of continuous time has no table of steps to mistake for another.
+NO_TABLE = {"linear-for-scaled-linear", "ignored-zero-snr"}
 REFUSED = {
     "emoji-kl-dit": {"collapsed-codebook"},
-    "emoji-kl-unet": {"collapsed-codebook"},
-    "emoji-vq-dit": set[str](),
+    "emoji-kl-unet": {"collapsed-codebook", "ignored-zero-snr", "reversed-velocity"},
+    "emoji-vq-dit": NO_TABLE,
     "emoji-kl-ideal": {"collapsed-codebook", "random-weights", "reversed-velocity", *TOLD_TIME},
-    "emoji-pixel-dit": PIXEL_REFUSED,
-    "emoji-pixel-unet": PIXEL_REFUSED,
+    "emoji-pixel-dit": PIXEL_REFUSED | NO_TABLE | {"reversed-velocity"},
+    "emoji-pixel-unet": PIXEL_REFUSED | NO_TABLE,
 }
 HOME = {name: "emoji-vq-dit" if name == "collapsed-codebook" else "emoji-kl-dit" for name in HARMFUL}
 
