@@ -50,6 +50,17 @@ class DenoisingError(_Data):
     gaussian_x0_mse: float = Field(ge=0, description="Of the Gaussian-optimal (Wiener) denoiser.")
 
 
+class GoldenOutput(_Data):
+    """What a part put out for an input that follows from these fields alone (`ldm_registry.golden`)."""
+
+    kind: Kind = Field(description="Encoder, denoiser or decoder.")
+    shape: tuple[int, int, int] = Field(description="Of the input, without the batch: channels, height, width.")
+    seed: int = Field(ge=0, description="Of the input.")
+    log_snr: float | None = Field(None, description="Noise level of the input, nats, for a denoiser.")
+    label: int | None = Field(None, ge=0, description="Class label, for a denoiser that takes one.")
+    values: tuple[float, ...] = Field((), max_length=4096, description="From all over the output.")
+
+
 class SelfTest(_Data):
     """What was measured when the checkpoint was saved, so that a later measurement has something to match."""
 
@@ -60,6 +71,7 @@ class SelfTest(_Data):
     denoising_error: tuple[DenoisingError, ...] = Field((), description="Over log-SNR.")
     golden_sha256: str | None = Field(None, description="Digest of golden outputs rounded to 3 decimals.")
     golden: tuple[float, ...] = Field((), description="The first values of the golden output.")
+    golden_outputs: tuple[GoldenOutput, ...] = Field((), description="For inputs that need no data.")
 
 
 class Contract(_Data):

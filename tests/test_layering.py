@@ -35,7 +35,7 @@ LAYERS = (
         "spec_*",
     ),
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
-    ("registry", "weights", "digests"),
+    ("registry", "weights", "digests", "golden"),
     ("build", "stage_config", "assembly", "pipeline", "original", "original.*"),
     (
         "interchange",

@@ -13,6 +13,7 @@ from ldm_registry.diagnostics.decoder_inversion import measure_decoder_inversion
 from ldm_registry.diagnostics.denoising_error import measure_denoising_error
 from ldm_registry.diagnostics.evidence import Measurement, Stages
 from ldm_registry.diagnostics.finiteness import measure_finiteness
+from ldm_registry.diagnostics.golden_outputs import measure_golden_outputs
 from ldm_registry.diagnostics.guidance_identities import measure_guidance
 from ldm_registry.diagnostics.hypotheses import measure_hypotheses
 from ldm_registry.diagnostics.in_situ import measure_in_situ
@@ -51,6 +52,7 @@ class Test:
 
 TESTS: tuple[Test, ...] = (
     Test("LOAD", "weights against what was saved", measure_load, EVERY - SCHEDULER),
+    Test("GOLD", "outputs against those recorded", measure_golden_outputs, EVERY - SCHEDULER),
     Test("CON", "what the parts promise one another", measure_contract, EVERY),
     Test("FIN", "finite numbers at every boundary", measure_finiteness, NOWHERE),
     Test("RT", "round trip of known images", measure_round_trip, ENCODER | DECODER),

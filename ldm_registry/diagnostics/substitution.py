@@ -120,21 +120,33 @@ class _Trial:
         return found
 
     @cached_property
-    def floors(self) -> tuple[Tensor, Tensor]:
-        """Squared errors [N] in pixels that a healthy pipeline may have: of the round trip, and of regeneration."""
-        codec = torch.full((len(self.images),), 1e-4, dtype=torch.float64)
+    def codec_floor(self) -> Tensor:
+        """Squared error [N] in pixels that a healthy codec may have."""
+        floor = torch.full((len(self.images),), 1e-4, dtype=torch.float64)
         if not self._is_identity:
-            codec = codec.clamp(min=4.0 / 10.0 ** (least_psnr_db(self.subject, self.images) / 10.0))
+            floor = floor.clamp(min=4.0 / 10.0 ** (least_psnr_db(self.subject, self.images) / 10.0))
+        return floor
+
+    @cached_property
+    def regeneration_floors(self) -> dict[bool, Tensor]:
+        """Squared errors [N] in pixels that a healthy pipeline may have after regeneration, by whether an oracle denoises.
+
+        The oracle errs less than a network does, so less is allowed to what runs with it: otherwise its head room would
+        hide what the other stages lose, and all of them would seem to restore the quality.
+        """
         level = vp_level(LOG_SNR)
         latents = self.reference.latents
         wiener = Wiener.of(latents)
         error = wiener.denoise(level.add_noise(latents, self.noise), level) - latents
-        expected = wiener.expected_mse(level)
         recorded = self._recorded_mse
-        allowed = POSTERIOR_SAMPLE * max(expected if recorded is None else recorded, SPREAD**2)
-        scale = (allowed / max(float(error.square().mean()), 1e-12)) ** 0.5
-        changed = self.pairs.decode(latents + scale * error).clamp(-1, 1)
-        return codec, codec + mse_per_image(changed, self.images)
+        network = wiener.expected_mse(level) if recorded is None else recorded
+        floors: dict[bool, Tensor] = {}
+        for is_oracle in (False, True):
+            allowed = POSTERIOR_SAMPLE * max(0.0 if is_oracle else network, SPREAD**2)
+            scale = (allowed / max(float(error.square().mean()), 1e-12)) ** 0.5
+            changed = self.pairs.decode(latents + scale * error).clamp(-1, 1)
+            floors[is_oracle] = self.codec_floor + mse_per_image(changed, self.images)
+        return floors
 
     @property
     def _is_identity(self) -> bool:
@@ -153,13 +165,13 @@ class _Trial:
 
     def losses(self) -> dict[Stages, float]:
         """In dB, by which stages were replaced."""
-        return {
-            replaced: sum(
-                _loss_db(made, self.images, floor)
-                for made, floor in zip(self._made(replaced), self.floors, strict=True)
-            )
-            for replaced in subsets(tuple(STAGES))
-        }
+        found: dict[Stages, float] = {}
+        for replaced in subsets(tuple(STAGES)):
+            returned, regenerated = self._made(replaced)
+            floor = self.regeneration_floors[Kind.DENOISER in replaced]
+            found[replaced] = _loss_db(returned, self.images, self.codec_floor)
+            found[replaced] += _loss_db(regenerated, self.images, floor)
+        return found
 
     @cached_property
     def _decoded(self) -> dict[tuple[str, Stages], Tensor]:

@@ -48,9 +48,8 @@ TELLING = (
     "DET",
     "CON",
     "LOAD",
-    "DEN",
 )
-"""Codes of tests, those that say how something is wrong before those that say only that it is."""
+"""Codes of tests that say how something is wrong, the plainest first; the others say only that it is."""
 NEARLY = 0.08
 """By how much a suspicion may be weaker than the strongest and still give the fault its name."""
 MARGIN = 0.2
@@ -194,18 +193,25 @@ def _agreement(suspicions: Sequence[Suspicion], substitution: Substitution | Non
 
 
 def _fault(measurements: Sequence[Measurement], answer: Stages) -> str | None:
-    """What is wrong, in the words of the most telling of the strong suspicions against the stages at fault."""
-    rank = {code: index for index, code in enumerate(TELLING)}
+    """What is wrong, in the words of the most telling of the strong suspicions against the stages at fault.
+
+    A test that says only that something is wrong gives its words where no other has any.
+    """
     found = [
-        (rank.get(one.code, len(rank)), suspicion)
+        (one.code, suspicion)
         for one in measurements
         for suspicion in one.suspicions
         if suspicion.stages & answer and not suspicion.is_quality
     ]
-    strongest = max((suspicion.strength for _, suspicion in found), default=0.0)
-    strong = [pair for pair in found if pair[1].strength >= strongest - NEARLY]
-    best = min(strong, key=lambda pair: (pair[0], -pair[1].strength), default=None)
-    return None if best is None else _without_stage(best[1])
+    telling = [pair for pair in found if pair[0] in TELLING]
+    considered = telling or found
+    if not considered:
+        return None
+    strongest = max(suspicion.strength for _, suspicion in considered)
+    strong = [pair for pair in considered if pair[1].strength >= strongest - NEARLY]
+    rank = {code: index for index, code in enumerate(TELLING)}
+    best = min(strong, key=lambda pair: (rank.get(pair[0], len(rank)), -pair[1].strength))
+    return _without_stage(best[1])
 
 
 def _nothing_broken(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm_registry.contracts import Contract, LatentStatistics, SelfTest
 from ldm_registry.data import to_unit
 from ldm_registry.errors import SpecError
+from ldm_registry.golden import golden_codec
 from ldm_registry.interfaces import Decoder, Encoder
 from ldm_registry.trainable import TrainableEncoder
 from ldm_registry.training import self_test
@@ -94,6 +95,7 @@ def _save(
         dead_codes=int(usage["dead_codes"]) if "dead_codes" in usage else None,
         golden_sha256=digest,
         golden=golden,
+        golden_outputs=golden_codec(encoder, decoder, (pixels.shape[-2], pixels.shape[-1])),
     )
     contract = Contract(
         components={Kind.ENCODER: encoder.name, Kind.DECODER: decoder.name},

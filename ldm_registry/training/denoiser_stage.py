@@ -13,6 +13,7 @@ import torch
 from ldm_registry.contracts import Contract, Scalar, SelfTest
 from ldm_registry.digests import sha256
 from ldm_registry.errors import ContractError, SpecError
+from ldm_registry.golden import golden_denoiser
 from ldm_registry.interfaces import Denoiser, Encoder, NoiseLevel, Trained, randn
 from ldm_registry.trainable import Fittable
 from ldm_registry.training import self_test
@@ -128,7 +129,14 @@ def _measured(job: Job, denoiser: Denoiser, validation: Latents, gaussian: Gauss
     few = {name: values[:GOLDEN_SAMPLES].to(job.device) for name, values in condition.items()}
     with torch.inference_mode():
         digest, golden = self_test.golden(denoiser(z, level, few).prediction)
-    return SelfTest(data=job.validation_data, denoising_error=errors, golden_sha256=digest, golden=golden)
+    channels, height, width = latents.shape[1:]
+    return SelfTest(
+        data=job.validation_data,
+        denoising_error=errors,
+        golden_sha256=digest,
+        golden=golden,
+        golden_outputs=golden_denoiser(denoiser, (channels, height, width)),
+    )
 
 
 def _save(
