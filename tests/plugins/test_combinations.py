@@ -70,6 +70,8 @@ def denoisers(channels: int, size: int) -> dict[str, dict[str, Any]]:
 LATENT, PIXEL = denoisers(4, 8), denoisers(3, 16)
 REGISTRY = Registry.discover()
 SCHEDULERS = REGISTRY.names("scheduler")
+SEEN_ALWAYS = ("ddim", "flow-euler")
+"""Of those; all others take their turn among the slow tests."""
 
 
 def spec_of(encoder: str, denoiser: tuple[str, dict[str, Any]], scheduler: str, decoder: str) -> PipelineSpec:
@@ -85,7 +87,10 @@ def spec_of(encoder: str, denoiser: tuple[str, dict[str, Any]], scheduler: str, 
     )
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    "scheduler",
+    [pytest.param(name, marks=[] if name in SEEN_ALWAYS else pytest.mark.slow) for name in SCHEDULERS],
+)
 def test_every_combination_that_fits_runs_and_every_other_is_refused_before_memory_is_taken(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

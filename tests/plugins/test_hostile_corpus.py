@@ -186,6 +186,7 @@ def make_healthy(folder: Path) -> None:
     write_tar(folder / "images.tar", {"a.png": png(16, 16), "a.json": LABEL})
 
 
+@pytest.mark.slow
 def test_each_hostile_file_gets_its_exit_code_within_100_mib(tmp_path: Path) -> None:
     commands: dict[str, list[str]] = {}
     make_healthy(tmp_path / "healthy")

@@ -152,6 +152,7 @@ def killed_while_training(spec: Path, state: Path, stream: random.Random) -> boo
     return running
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_ends_with_the_same_bits(
     workshop: Callable[..., Path], tmp_path: Path
 ) -> None:
