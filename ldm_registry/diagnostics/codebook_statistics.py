@@ -31,6 +31,7 @@ class CodebookUse:
         perplexity: `exp` of the entropy of the codes in use.
         used: Codes that some cell chose.
         distance: RMS distance of a cell to its code, relative to the RMS of cells around their mean.
+        counts: How many cells chose each code.
     """
 
     codes: int
@@ -39,6 +40,7 @@ class CodebookUse:
     perplexity: float
     used: int
     distance: float
+    counts: tuple[int, ...] = ()
 
     @property
     def reachable(self) -> float:
@@ -79,6 +81,7 @@ def codebook_usage(decoder: Decoder, latents: Tensor) -> CodebookUse | None:
         perplexity=math.exp(float(-(share * share.log()).sum())),
         used=int((counts > 0).sum()),
         distance=float((vectors - weight[nearest]).square().mean().sqrt() / spread),
+        counts=tuple(int(count) for count in counts),
     )
 
 

@@ -10,9 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Suspicion
+from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Picture, Suspicion
 from ldm_registry.diagnostics.golden_output import GOLDEN_SAME, golden_distance
-from ldm_registry.diagnostics.probe import Probe, affordable, mse_per_image, probes, vp_level, within
+from ldm_registry.diagnostics.illustrations import LATENT_RANGE, by_level
+from ldm_registry.diagnostics.probe import (
+    Probe,
+    affordable,
+    is_pixel_space,
+    mse_per_image,
+    probes,
+    vp_level,
+    within,
+)
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.wiener import Wiener
 from ldm_registry.interfaces import NoiseLevel
@@ -74,6 +83,7 @@ def measure_denoising_error(subject: Subject) -> Measurement:
         frozenset({Kind.DENOISER}),
         tuple(_metrics(errors, golden)),
         tuple(_suspicions(errors, golden)),
+        pictures=tuple(_pictures(subject, errors)),
         curves=(_curve(errors),),
         seconds=time.perf_counter() - begin,
     )
@@ -225,6 +235,22 @@ def _worse_than_recorded(
             0.8 * strength,
             f"{evidence}, although its outputs on recorded inputs are those recorded",
         )
+
+
+def _pictures(subject: Subject, errors: Errors) -> Iterator[Picture]:
+    """One latent at a few levels, with what the denoiser makes of it."""
+    one = errors.probe.first(1)
+    states = {
+        log_snr: one.at(vp_level(log_snr))
+        for log_snr in errors.log_snrs[:: max(1, len(errors.log_snrs) // 5)]
+    }
+    estimates = {
+        log_snr: subject.clean(z, vp_level(log_snr), one.condition)[0] for log_snr, z in states.items()
+    }
+    extent = 1.0 if is_pixel_space(subject) else LATENT_RANGE
+    drawn = by_level({level: z[0] for level, z in states.items()}, estimates, one.latents[0], extent)
+    if drawn is not None:
+        yield drawn
 
 
 def _curve(errors: Errors) -> Curve:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm_registry.data import read_images, to_unit
 from ldm_registry.diagnostics.codebook_statistics import codebook_faults, codebook_metrics, codebook_usage
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Picture, Suspicion
+from ldm_registry.diagnostics.illustrations import codebook_map, codebook_ranks
 from ldm_registry.diagnostics.round_trip import evenly
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.errors import LdmError
@@ -107,13 +108,18 @@ def measure_latent_statistics(subject: Subject) -> Measurement:
     if usage is not None:
         metrics.extend(codebook_metrics(usage, subject.recorded(Kind.DECODER), len(latents)))
         suspicions.extend(codebook_faults(usage, subject.recorded(Kind.DECODER)))
+    pictures, curves = [channels_picture(latents)], []
+    if usage is not None:
+        pictures.append(codebook_map(usage.counts))
+        curves.append(codebook_ranks(usage.counts))
     return Measurement(
         "LAT",
         title,
         ENCODER if usage is None else frozenset({Kind.ENCODER, Kind.DECODER}),
         tuple(metrics),
         tuple(suspicions),
-        (channels_picture(latents),),
+        tuple(pictures),
+        tuple(curves),
         seconds=time.perf_counter() - begin,
     )
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Suspicion
+from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Picture, Suspicion
+from ldm_registry.diagnostics.illustrations import CARRIED, carried
 from ldm_registry.diagnostics.level_sequence import level_metrics, level_suspicions
 from ldm_registry.diagnostics.probe import is_pixel_space
 from ldm_registry.diagnostics.sampler_outcome import Outcome, examine
@@ -26,10 +27,9 @@ def measure_oracle_sampling(subject: Subject) -> Measurement:
     """Sample known data with their exact denoiser, and look at every state on the way."""
     begin = time.perf_counter()
     title = "Does the sampler, given an exact denoiser, sample the data?"
+    extent, scheduler = 1.0 if is_pixel_space(subject) else 3.0, subject.pipe.scheduler
     try:
-        found = examine(
-            subject.pipe.scheduler, extent=1.0 if is_pixel_space(subject) else 3.0, seed=subject.seed
-        )
+        found = examine(scheduler, extent=extent, seed=subject.seed)
     except (LdmError, RuntimeError, ValueError, ArithmeticError, IndexError, TypeError) as error:
         fault = Suspicion(SCHEDULER, "sampler fails on an exact denoiser", 0.95, str(error).split("\n")[0])
         return Measurement("ORA", title, SCHEDULER, suspicions=(fault,), seconds=time.perf_counter() - begin)
@@ -40,9 +40,19 @@ def measure_oracle_sampling(subject: Subject) -> Measurement:
         SCHEDULER,
         (*_metrics(found), *level_metrics(found.levels, schedule)),
         (*suspicions(found), *level_suspicions(found.levels, schedule)),
+        pictures=_pictures(subject, extent),
         curves=(_curve(found),),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _pictures(subject: Subject, extent: float) -> tuple[Picture, ...]:
+    images = subject.images[:CARRIED]
+    try:
+        drawn = carried(subject.pipe.scheduler, images, subject.noise(images), extent, subject.seed)
+    except (LdmError, RuntimeError, ValueError, ArithmeticError, IndexError, TypeError):
+        return ()  # a sampler that takes no images of this shape is not broken for that
+    return () if drawn is None else (drawn,)
 
 
 def _metrics(found: Outcome) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Picture, Suspicion
+from ldm_registry.diagnostics.illustrations import spectra
 from ldm_registry.diagnostics.signatures import (
     AffineMap,
     border_excess,
@@ -121,6 +122,7 @@ def measure_round_trip(subject: Subject) -> Measurement:
         tuple(_metrics(trip)),
         tuple(_suspicions(trip)),
         (strip(given, made),),
+        (spectra(given, made),),
         seconds=time.perf_counter() - begin,
     )
 

@@ -192,6 +192,17 @@ def sharpness(given: Tensor, made: Tensor) -> float:
     return float(spectra[1][high].sum()) / before if before > 1e-12 else math.nan
 
 
+def power_spectrum(images: Tensor, bins: int = 24) -> tuple[tuple[float, float], ...]:
+    """Mean power of images [N, C, H, W] over rings of frequency: (cycles per pixel, power), rings that hold any."""
+    power = torch.fft.fft2(_centred(images)).abs().square().mean((0, 1)) / images[0, 0].numel()
+    ky = torch.fft.fftfreq(images.shape[-2], dtype=torch.float64)[:, None]
+    kx = torch.fft.fftfreq(images.shape[-1], dtype=torch.float64)[None]
+    radius = (ky.square() + kx.square()).sqrt()
+    ring = (radius / 0.5 * bins).round().long()
+    rings = [(ring == index) & (radius > 0) for index in range(bins + 1)]
+    return tuple((float(radius[one].mean()), float(power[one].mean())) for one in rings if bool(one.any()))
+
+
 def _rows(values: Tensor) -> Tensor:
     return values.detach().double().cpu().movedim(1, -1).flatten(0, -2)
 
