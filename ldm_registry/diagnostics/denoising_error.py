@@ -36,6 +36,8 @@ WORSE_THAN_RECORDED = 1.35
 """Images of one set differ: the healthy checkpoints lie within 1.2 on any 16 of them."""
 WORSE_THAN_WIENER = 1.25
 GOLDEN_OTHER = 0.08
+DRAWN = 5
+"""Levels in the picture, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +242,8 @@ def _worse_than_recorded(
 def _pictures(subject: Subject, errors: Errors) -> Iterator[Picture]:
     """One latent at a few levels, with what the denoiser makes of it."""
     one = errors.probe.first(1)
-    states = {
-        log_snr: one.at(vp_level(log_snr))
-        for log_snr in errors.log_snrs[:: max(1, len(errors.log_snrs) // 5)]
-    }
+    chosen = errors.log_snrs[:: math.ceil(len(errors.log_snrs) / DRAWN)]
+    states = {log_snr: one.at(vp_level(log_snr)) for log_snr in chosen}
     estimates = {
         log_snr: subject.clean(z, vp_level(log_snr), one.condition)[0] for log_snr, z in states.items()
     }

@@ -235,3 +235,27 @@ def test_an_axis_holds_its_values_between_few_ticks(values: list[float], log: bo
     assert axis.high > axis.low
     assert 2 <= len(axis.ticks) <= 8
     assert all(0.0 <= axis.at(value) <= 100.0 for value in (*values, *axis.ticks))
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_what_a_colour_says_stands_in_words_too(report: str) -> None:
+    text = render_html(REPORTS[report])
+    said = re.findall(
+        r'<span class="badge \w+"><span aria-hidden="true" class="sign">.</span> ([^<]+)</span>', text
+    )
+    assert len(said) == text.count('<span class="badge ')
+    assert all(re.search("[a-z]{4}", words) for words in said)
+
+
+def test_what_opens_and_closes_is_an_element_of_its_own_with_words(page: Page) -> None:
+    assert len(page.all("summary")) == len(page.all("details"))
+    assert not [one for _, one in page.elements if one.get("tabindex") not in {None, "0", "-1"}]
+
+
+def test_the_codec_and_the_whole_pipeline_have_sections_of_their_own_behind_the_stages() -> None:
+    page = Page(render_html(example()))
+    sections = [one["aria-labelledby"] for one in page.all("section")]
+    assert (
+        sections[2:]
+        == ["substitution", *map(str, STAGES), "codec", "skipped", "provenance"][: len(sections) - 2]
+    )

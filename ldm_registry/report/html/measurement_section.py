@@ -11,10 +11,13 @@ from ldm_registry.report.html.markup import Markup, joined, tag
 from ldm_registry.report.html.pictures import figure
 from ldm_registry.report.html.scale import number
 from ldm_registry.report.html.status import Status, badge, names, of_measurement, of_metric
-from ldm_registry.vocabulary import STAGES
+from ldm_registry.vocabulary import STAGES, Kind
 
-TOGETHER = "together"
-"""Identifier of the section of tests that look at several stages."""
+CODEC, TOGETHER = "codec", "together"
+"""Identifiers of the sections of tests that look at several stages."""
+PAIR: Stages = frozenset({Kind.ENCODER, Kind.DECODER})
+Numbered = tuple[int, Measurement]
+"""A test with its place in the report, which makes its identifier."""
 ABOUT = {
     "encoder": "Turns an image into the latent that the denoiser works on.",
     "denoiser": "Guesses the clean latent behind a noisy one.",
@@ -39,19 +42,31 @@ def measurement_sections(report: Report) -> Iterator[Markup]:
             _see_also(shared),
             aria_labelledby=stage.value,
         )
-    rest = [(index, one) for index, one in ran if len(one.stages) != 1]
-    if rest:
+    for place, title, about, tests in _of_several(ran):
         yield tag(
             "section",
-            tag("h2", "Several stages together", id=TOGETHER),
-            tag(
-                "p",
-                "Tests of the codec as a whole, of interfaces, and of the running pipeline.",
-                class_="quiet",
-            ),
-            (_measurement(one, index) for index, one in rest),
-            aria_labelledby=TOGETHER,
+            tag("h2", title, id=place),
+            tag("p", about, class_="quiet"),
+            (_measurement(one, index) for index, one in tests),
+            aria_labelledby=place,
         )
+
+
+def places_of_several(report: Report) -> Iterator[tuple[str, str]]:
+    """Identifier and short title of the sections that follow the stages."""
+    ran = [(index, one) for index, one in enumerate(report.measurements) if one.skipped is None]
+    yield from ((place, place.capitalize()) for place, _, _, _ in _of_several(ran))
+
+
+def _of_several(ran: Sequence[Numbered]) -> Iterator[tuple[str, str, str, Sequence[Numbered]]]:
+    """The codec, whose halves only make sense together, then the pipeline as a whole."""
+    codec = [(index, one) for index, one in ran if one.stages == PAIR]
+    if codec:
+        yield CODEC, "Encoder and decoder together", "What one writes the other has to read.", codec
+    rest = [(index, one) for index, one in ran if len(one.stages) != 1 and one.stages != PAIR]
+    if rest:
+        about = "Tests of interfaces, of what all parts have in common, and of the running pipeline."
+        yield TOGETHER, "All stages together", about, rest
 
 
 def skipped_section(report: Report) -> Markup | None:
@@ -84,7 +99,7 @@ def range_of(healthy: Healthy | None) -> str:
     return f"{number(healthy.low)} to {number(healthy.high)}"
 
 
-def _see_also(shared: Sequence[tuple[int, Measurement]]) -> Markup | None:
+def _see_also(shared: Sequence[Numbered]) -> Markup | None:
     if not shared:
         return None
     links = (
@@ -96,7 +111,10 @@ def _see_also(shared: Sequence[tuple[int, Measurement]]) -> Markup | None:
         )
         for index, one in shared
     )
-    return joined(tag("h3", "Tests that it shares with other stages"), tag("ul", links, class_="links"))
+    bad = sum(of_measurement(one)[0] in {Status.BAD, Status.NOTE} for _, one in shared)
+    found = f"{bad} of them with a finding" if bad else "none of them with a finding"
+    said = f"{len(shared)} test{'s' * (len(shared) != 1)} shared with other stages, {found}"
+    return tag("details", tag("summary", said), tag("ul", links, class_="links"), open=bad > 0)
 
 
 def _measurement(one: Measurement, index: int) -> Markup:

@@ -12,7 +12,11 @@ from types import MappingProxyType
 
 from ldm_registry.diagnostics.report import Report
 from ldm_registry.report.html.markup import Markup, joined, tag
-from ldm_registry.report.html.measurement_section import TOGETHER, measurement_sections, skipped_section
+from ldm_registry.report.html.measurement_section import (
+    measurement_sections,
+    places_of_several,
+    skipped_section,
+)
 from ldm_registry.report.html.substitution_section import substitution_section
 from ldm_registry.report.html.verdict_section import headline, stages_section, verdict_section
 from ldm_registry.vocabulary import STAGES
@@ -100,8 +104,7 @@ def _links(report: Report) -> Iterator[Markup]:
     for stage in STAGES:
         if report.stage is None or stage is report.stage:
             places[stage.value] = stage.value.capitalize()
-    if any(len(one.stages) != 1 for one in report.measurements if one.skipped is None):
-        places[TOGETHER] = "Together"
+    places |= dict(places_of_several(report))
     if any(one.skipped is not None for one in report.measurements):
         places["skipped"] = "Not measured"
     places["provenance"] = "Provenance"

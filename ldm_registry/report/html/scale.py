@@ -67,7 +67,9 @@ def number(value: float | None) -> str:
     if math.isinf(value):
         return "infinite" if value > 0 else "minus infinite"
     if value != 0.0 and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "\N{MINUS SIGN}")
+        mantissa, exponent = f"{value:.3e}".split("e")
+        mantissa = mantissa.rstrip("0").removesuffix(".")
+        return f"{mantissa}e{int(exponent)}".replace("-", "\N{MINUS SIGN}")
     written = f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     return ("0" if written == "-0" else written).replace("-", "\N{MINUS SIGN}")
 
