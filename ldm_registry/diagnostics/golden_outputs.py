@@ -1,4 +1,4 @@
-"""GOLD: whether each part still puts out what was recorded when it was saved. No image and no other part is involved."""
+"""GOLD: whether each part still puts out what it did when it was saved. No image, no other part is involved."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def _suspicions(
                 frozenset({kind}),
                 "does not compute what it did when it was saved",
                 min(STRONGEST, strength),
-                f"its output{where} differs by {worst:.3g} (relative) from the recorded one, rounding by at most {tolerance:g}",
+                f"its output{where} differs by {worst:.3g} (relative) from the recorded one; rounding makes "
+                f"{tolerance:g} at most",
             )
 
 

@@ -129,7 +129,7 @@ class _Trial:
 
     @cached_property
     def regeneration_floors(self) -> dict[bool, Tensor]:
-        """Squared errors [N] in pixels that a healthy pipeline may have after regeneration, by whether an oracle denoises.
+        """Squared errors [N] in pixels that a healthy regeneration may have, by whether an oracle denoises.
 
         The oracle errs less than a network does, so less is allowed to what runs with it: otherwise its head room would
         hide what the other stages lose, and all of them would seem to restore the quality.
