@@ -91,6 +91,34 @@ class Score:
         """Whether the images are visibly other ones."""
         return self.visible_psnr_db is not None and self.visible_psnr_db < VISIBLE_PSNR_DB
 
+    @property
+    def spec(self) -> str:
+        """Name of the spec."""
+        return self.key.partition(" ")[0]
+
+    @property
+    def case(self) -> str:
+        """The modifier's name, or what kind of healthy control it is."""
+        return self.key.partition(" ")[2].rpartition(" ")[0]
+
+    @property
+    def strength(self) -> float:
+        """Of the fault; 0 for a control."""
+        return float(self.key.rpartition(" ")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A fault that cannot be put into a spec.
+
+    Attributes:
+        key: Of the cell.
+        refused: Why.
+    """
+
+    key: str
+    refused: str
+
 
 def cells(
     specs: Sequence[tuple[str, PipelineSpec]],
@@ -121,8 +149,8 @@ def cells(
                 yield _faulty(name, spec, fault, strength, registry)
 
 
-def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | None:
-    """Diagnose one cell; None where the fault cannot be put into this spec.
+def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | Refused:
+    """Diagnose one cell, unless the fault cannot be put into this spec.
 
     Args:
         spec: The healthy one, to compare with.
@@ -131,8 +159,8 @@ def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | None:
     """
     try:
         pipe = assemble(cell.changed)
-    except LdmError:
-        return None
+    except LdmError as error:
+        return Refused(cell.key, str(error).partition("\n")[0])
     report = diagnose(pipe, quick=quick)
     verdict = report.verdict
     named = {stage.value for stage in verdict.stages} if verdict.outcome is Outcome.FAULT else set()
@@ -148,7 +176,7 @@ def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | None:
         verdict.fault,
         is_right,
         any(word.lower() in told for word in cell.words) if cell.words and is_right else None,
-        _agreement_db(assemble(spec), pipe) if cell.stages else None,
+        _agreement(assemble(spec), pipe) if cell.stages else None,
         report.seconds,
     )
 
@@ -175,11 +203,12 @@ def rates(scores: Sequence[Score]) -> dict[str, float | None]:
         "wrong": _share(len(wrong), len(seen)),
         "class_right": _share(sum(classes), len(classes)),
         "false_alarms": _share(sum(not one.is_right for one in healthy), len(healthy)),
+        "healthy_undecided": _share(sum(one.verdict == Outcome.UNDECIDED for one in healthy), len(healthy)),
     }
 
 
-def stored(path: Path) -> list[Score]:
-    """Scores of an earlier run; none where there is no such file.
+def stored(path: Path) -> list[Score | Refused]:
+    """What an earlier run found; nothing where there is no such file.
 
     Raises:
         SpecError: The file holds something else.
@@ -187,15 +216,16 @@ def stored(path: Path) -> list[Score]:
     if not path.exists():
         return []
     try:
-        return [Score(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Refused(**line) if "refused" in line else Score(**line) for line in lines]
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{path} holds no scores of an earlier run: {error}", hint="name another file"
         ) from error
 
 
-def store(path: Path, one: Score) -> None:
-    """Append a score, one line of JSON."""
+def store(path: Path, one: Score | Refused) -> None:
+    """Append what was found, one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(one)) + "\n")
 
@@ -229,6 +259,14 @@ def _controls(name: str, spec: PipelineSpec, registry: Registry) -> Iterator[Cel
 def _schedule(spec: PipelineSpec) -> dict[str, Any]:
     kept = plain(spec)[Kind.SCHEDULER.value].get("schedule")
     return {} if kept is None else {"scheduler_schedule": kept}
+
+
+def _agreement(healthy: Pipeline, faulty: Pipeline) -> float | None:
+    """As `_agreement_db`; a pipeline that fails to make images agrees with nothing."""
+    try:
+        return _agreement_db(healthy, faulty)
+    except (LdmError, RuntimeError, ValueError, ArithmeticError, IndexError, TypeError):
+        return 0.0
 
 
 @torch.inference_mode()

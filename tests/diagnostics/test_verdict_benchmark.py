@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from ldm_registry.diagnostics.benchmark import CONTROL, Score, cells, confusion, rates, store, stored
+from ldm_registry.diagnostics.benchmark import CONTROL, Refused, Score, cells, confusion, rates, store, stored
 from ldm_registry.errors import NotFoundError, SpecError
 from ldm_registry.report.verdict_benchmark import describe, render
 from ldm_registry.spec import load_spec
@@ -22,12 +24,26 @@ ALARM = replace(SOUND, key="a seed 1 0", verdict="decoder", is_right=False)
 
 def test_rates_count_only_faults_that_can_be_seen() -> None:
     found = rates([RIGHT, RIGHT, WRONG, UNDECIDED, UNSEEN, SOUND])
-    assert found == {"right": 0.5, "undecided": 0.25, "wrong": 0.25, "class_right": 1.0, "false_alarms": 0.0}
+    assert found == {
+        "right": 0.5,
+        "undecided": 0.25,
+        "wrong": 0.25,
+        "class_right": 1.0,
+        "false_alarms": 0.0,
+        "healthy_undecided": 0.0,
+    }
 
 
 def test_a_healthy_pipeline_that_is_blamed_is_a_false_alarm() -> None:
     assert rates([SOUND, ALARM])["false_alarms"] == 0.5
     assert rates([])["false_alarms"] is None
+
+
+def test_a_healthy_pipeline_about_which_nothing_is_decided_blames_nobody_and_is_counted() -> None:
+    unsure = replace(SOUND, key="a seed 2 0", verdict="undecided")
+    found = rates([SOUND, unsure])
+    assert found["false_alarms"] == 0.0
+    assert found["healthy_undecided"] == 0.5
 
 
 def test_the_matrix_holds_every_visible_fault_and_every_control_once() -> None:
@@ -46,12 +62,54 @@ def test_the_text_names_what_was_not_right() -> None:
     assert "a f 1" not in text
 
 
+def test_the_right_part_with_another_class_of_fault_is_listed_by_itself() -> None:
+    text = render([RIGHT, replace(RIGHT, key="a misnamed 0.5", is_class_right=False), SOUND])
+    assert "not the right part" not in text
+    assert "a misnamed 0.5" in text.partition("another class of fault")[2]
+
+
+def test_each_fault_has_one_row_with_the_specs_in_which_it_was_found_at_each_strength() -> None:
+    scores = [
+        RIGHT,
+        replace(RIGHT, key="b f 1"),
+        replace(UNDECIDED, key="c f 1"),
+        replace(RIGHT, key="a f 0.5", visible_psnr_db=None),
+        replace(WRONG, key="b f 0.5"),
+    ]
+    (row,) = [line for line in render(scores, markdown=True).splitlines() if line.startswith("| f |")]
+    assert row == "| f | encoder | 0 of 1 | 2 of 3 | 2 of 2 | undecided 1, decoder 1 | 1 of 1 |"
+
+
+def test_markdown_tables_have_as_many_cells_in_each_row_as_their_heads() -> None:
+    piped = replace(WRONG, fault="a | b")
+    lines = render([RIGHT, piped, UNDECIDED, SOUND, ALARM], 3, markdown=True).splitlines()
+    tables = [list(rows) for is_row, rows in groupby(lines, lambda line: line.startswith("|")) if is_row]
+    assert len(tables) >= 6
+    for rows in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+        assert set(rows[1]) <= set("|-: ")
+    assert "3 faults do not apply" in lines[0]
+
+
+@pytest.mark.parametrize(("share", "said"), [(20, "yes"), (10, "no")])
+def test_a_rate_stands_beside_what_is_asked_of_it(share: int, said: str) -> None:
+    text = render([replace(RIGHT, key=f"a f{index} 1") for index in range(share)] + [WRONG])
+    (row,) = [line for line in text.splitlines() if line.startswith("right stage")]
+    assert row.endswith(f"at least 95%  {said}")
+
+
+def test_a_score_knows_its_spec_its_case_and_its_strength() -> None:
+    one = replace(SOUND, key="emoji-kl-dit sampler euler 0")
+    assert (one.spec, one.case, one.strength) == ("emoji-kl-dit", "sampler euler", 0.0)
+
+
 def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
     assert stored(path) == []
-    for one in (RIGHT, SOUND):
+    refused = Refused("a b 1", "there is no codebook")
+    for one in (RIGHT, SOUND, refused):
         store(path, one)
-    assert stored(path) == [RIGHT, SOUND]
+    assert stored(path) == [RIGHT, SOUND, refused]
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:

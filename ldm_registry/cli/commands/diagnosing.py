@@ -23,6 +23,14 @@ def diagnose(
         str | None,
         typer.Argument(metavar="[encoder|denoiser|scheduler|decoder]", help="Look at one stage by itself."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="SPEC",
+            help="Cross its stages with those of a second spec; exit code 1 where the two differ.",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Take about a fifth of the time.")] = False,
     device: Device = None,
     dtype: Annotated[
@@ -39,9 +47,10 @@ def diagnose(
     """Say which part of a pipeline is at fault, with evidence; exit code 1 where one is.
 
     Measures every stage by itself and all subsets replaced by something that is right. Without a stage, or for one.
+    With a second spec: which stage carries the difference of the two, and where their runs part.
     """
     only = _stage(stage)
-    resolved = resolve(spec, seed=seed, device=device)
+    specs = [resolve(one, seed=seed, device=device) for one in (spec, against) if one is not None]
     if output is not None:
         _claim(output, overwrite=overwrite)
     from ldm_registry.assembly import assemble
@@ -49,8 +58,10 @@ def diagnose(
     from ldm_registry.spec import swap
 
     if dtype is not None:
-        resolved = swap(resolved, **{f"{kind}_dtype": dtype.value for kind in STAGES})
-    pipe = assemble(resolved)
+        specs = [swap(one, **{f"{kind}_dtype": dtype.value for kind in STAGES}) for one in specs]
+    pipe, *others = [assemble(one) for one in specs]
+    if others:
+        return _against(pipe, others[0], only, output, quick=quick)
     report = _drained(pipe, only, quick=quick)
     if output is not None:
         from ldm_registry.report.html import provenance_of, write_page
@@ -82,6 +93,9 @@ def benchmark_verdict(
             "-o", "--output", metavar="FILE", help="JSON lines; a cell that it holds is not run again."
         ),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown tables, for documentation.")
+    ] = False,
     json: Json = False,
 ) -> Result:
     """Put every installed fault into healthy specs and score the verdict: a confusion matrix."""
@@ -93,20 +107,22 @@ def benchmark_verdict(
     specs = dict(named)
     planned = list(benchmark.cells(named, fault, strength or benchmark.STRENGTHS, controls=controls))
     known = {one.key: one for one in (benchmark.stored(output) if output else [])}
-    scores = []
+    found = []
     line = Line()
     try:
         for index, cell in enumerate(planned):
-            line.say(f"{index + 1} of {len(planned)}: {cell.key}", now=True)
-            one = known.get(cell.key) or benchmark.score(specs[cell.spec], cell, quick=quick)
+            one = known.get(cell.key)
             if one is None:
-                continue
-            if output and one.key not in known:
-                benchmark.store(output, one)
-            scores.append(one)
+                line.say(f"{index + 1} of {len(planned)}: {cell.key}", now=True)
+                one = benchmark.score(specs[cell.spec], cell, quick=quick)
+                if output:
+                    benchmark.store(output, one)
+            found.append(one)
     finally:
         line.end()
-    return Result(describe(scores), render(scores))
+    scores = [one for one in found if isinstance(one, benchmark.Score)]
+    refused = len(found) - len(scores)
+    return Result(describe(scores, refused), render(scores, refused, markdown=markdown))
 
 
 def _stage(word: str | None) -> Kind | None:
@@ -142,6 +158,29 @@ def _drained(pipe: Pipeline, only: Kind | None, *, quick: bool) -> Report:
     finally:
         line.end()
     raise AssertionError("a diagnosis ends with its report")
+
+
+def _against(one: Pipeline, other: Pipeline, only: Kind | None, output: Path | None, *, quick: bool) -> Result:
+    """Two pipelines compared, with progress on stderr."""
+    from ldm_registry.diagnostics.against import diagnosing_against
+    from ldm_registry.diagnostics.crossing import Crossing
+    from ldm_registry.report.against import render
+
+    line = Line()
+    try:
+        for event in diagnosing_against(one, other, stage=only, quick=quick):
+            if isinstance(event, Crossing):
+                break
+            line.say(f"{event.index + 1} of {event.count}: {event.about}", now=True)
+    finally:
+        line.end()
+    assert isinstance(event, Crossing)
+    if output is not None:
+        from ldm_registry.report.html.against_page import write_page
+        from ldm_registry.report.html.provenance import provenance_of
+
+        write_page(event, output, (provenance_of(one), provenance_of(other)))
+    return Result(event.to_document(), render(event), event.exit_code)
 
 
 COMMANDS = (diagnose, benchmark_verdict)
