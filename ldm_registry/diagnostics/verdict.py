@@ -42,10 +42,10 @@ TELLING = (
     "DTY",
     "EQV",
     "INV",
+    "DET",
     "CFG",
     "SITU",
     "LAT",
-    "DET",
     "CON",
     "LOAD",
 )
