@@ -160,7 +160,9 @@ def _drained(pipe: Pipeline, only: Kind | None, *, quick: bool) -> Report:
     raise AssertionError("a diagnosis ends with its report")
 
 
-def _against(one: Pipeline, other: Pipeline, only: Kind | None, output: Path | None, *, quick: bool) -> Result:
+def _against(
+    one: Pipeline, other: Pipeline, only: Kind | None, output: Path | None, *, quick: bool
+) -> Result:
     """Two pipelines compared, with progress on stderr."""
     from ldm_registry.diagnostics.against import diagnosing_against
     from ldm_registry.diagnostics.crossing import Crossing

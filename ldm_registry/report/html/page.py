@@ -50,7 +50,17 @@ def render_html(report: Report, provenance: Mapping[str, str] = NOTHING) -> str:
         tag("main", _sections(report, provenance), id="main", tabindex=-1),
         tag("footer", tag("p", f"Written by ldm_registry {report.version}.")),
     )
-    return f'<!doctype html>\n<html lang="en">\n{_head(report)}\n{tag("body", body)}\n</html>\n'
+    return document(f"{headline(report.verdict)} \N{EN DASH} {report.name}", body)
+
+
+def document(title: str, body: Markup) -> str:
+    """A whole page in the style of all reports, which forbids itself to load anything.
+
+    Args:
+        title: For the window.
+        body: What is inside `<body>`.
+    """
+    return f'<!doctype html>\n<html lang="en">\n{_head(title)}\n{tag("body", body)}\n</html>\n'
 
 
 def _sections(report: Report, provenance: Mapping[str, str]) -> Iterator[Markup]:
@@ -65,7 +75,7 @@ def _sections(report: Report, provenance: Mapping[str, str]) -> Iterator[Markup]
     yield _provenance(report, provenance)
 
 
-def _head(report: Report) -> Markup:
+def _head(title: str) -> Markup:
     style, script = _resource("style.css"), _resource("script.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)};"
@@ -78,7 +88,7 @@ def _head(report: Report) -> Markup:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"{headline(report.verdict)} \N{EN DASH} {report.name}"),
+        tag("title", title),
         tag("style", Markup(style)),
         tag("script", Markup(script), type="module"),
     )
