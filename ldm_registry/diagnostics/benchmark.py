@@ -237,7 +237,8 @@ def _share(part: int, whole: int) -> float | None:
 def _faulty(name: str, spec: PipelineSpec, fault: str, strength: float, registry: Registry) -> Cell:
     """A fault where it is at home; one that does no harm has nobody to blame."""
     known: Any = registry.get(Kind.MODIFIER, fault)
-    blames = () if getattr(known, "harmless", False) else getattr(known, "blames", known.modifies)
+    put_into = getattr(known, "stages", known.modifies)
+    blames = () if getattr(known, "harmless", False) else getattr(known, "blames", put_into)
     words = tuple(getattr(known, "words", ()))
     changed = injected(spec, fault, registry, strength=strength)
     return Cell(name, fault, strength, tuple(str(kind) for kind in blames), words, changed)
