@@ -15,7 +15,8 @@ from ldm_registry.data import read_images, to_unit
 from ldm_registry.diagnostics.evidence import Measurement
 from ldm_registry.diagnostics.left_as_found import left_as_found
 from ldm_registry.diagnostics.measurements import run_tests
-from ldm_registry.diagnostics.report import Report, Substitution
+from ldm_registry.diagnostics.report import Costs, Report, Substitution
+from ldm_registry.diagnostics.stage_costs import stage_costs
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.substitution import substitute
 from ldm_registry.diagnostics.verdict import weigh
@@ -90,7 +91,7 @@ def diagnosing(
     only = None if stage is None else Kind(stage)
     subject = subject_of(pipe, images, condition, only, seed, quick=quick)
     tests = list(run_tests(subject, only))
-    count = len(tests) + (only is None)
+    count = len(tests) + 2 * (only is None)
     measurements: list[Measurement] = []
     for index, (test, run) in enumerate(tests):
         yield Begun(test.about, index, count)
@@ -98,13 +99,20 @@ def diagnosing(
             measurements.append(run())
     substitution: Substitution | None = None
     warnings = list(pipe.warnings)
+    costs: Costs | None = None
     if only is None:
-        yield Begun("every subset of the stages replaced", count - 1, count)
+        yield Begun("every subset of the stages replaced", count - 2, count)
         with left_as_found(pipe):
             try:
                 substitution = substitute(subject)
             except Exception as error:  # a pipeline too broken to be run is what a diagnosis is for
                 warnings.append(f"no stage could be replaced: {type(error).__name__}: {error}")
+        yield Begun("time and memory of each stage", count - 1, count)
+        with left_as_found(pipe):
+            try:
+                costs = stage_costs(subject)
+            except Exception as error:
+                warnings.append(f"time and memory could not be measured: {type(error).__name__}: {error}")
     from ldm_registry import __version__
 
     yield Report(
@@ -121,6 +129,7 @@ def diagnosing(
         tuple(warnings),
         time.perf_counter() - begin,
         __version__,
+        costs,
     )
 
 

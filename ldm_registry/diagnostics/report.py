@@ -109,6 +109,46 @@ class Substitution:
 
 
 @dataclass(frozen=True, slots=True)
+class StageCost:
+    """What one stage took in a run.
+
+    Attributes:
+        stage: Which.
+        device: On which it ran.
+        ms: Time of all its calls together.
+        calls: How often it was called; for the scheduler, its steps.
+        peak_mib: Most memory held while it worked, everything else that was there included; None where nothing tells.
+        weights_mib: What its own parameters and buffers take.
+    """
+
+    stage: Kind
+    device: str
+    ms: float
+    calls: int
+    peak_mib: float | None
+    weights_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a real run took: known images encoded, and as many generated.
+
+    Attributes:
+        images: How many, at once.
+        wall_ms: Wall time of it all.
+        clock: What the times of the stages were read from.
+        memory: What the peaks count.
+        stages: In the order of the data flow.
+    """
+
+    images: int
+    wall_ms: float
+    clock: str
+    memory: str
+    stages: tuple[StageCost, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that a diagnosis found.
 
@@ -126,6 +166,7 @@ class Report:
         warnings: Findings of the contract check that did not forbid assembly.
         seconds: Wall time of the diagnosis.
         version: Of `ldm_registry`.
+        costs: Time and memory of each stage; None where one stage was looked at by itself, or nothing could be run.
     """
 
     name: str
@@ -141,6 +182,7 @@ class Report:
     warnings: tuple[str, ...]
     seconds: float
     version: str
+    costs: Costs | None = None
 
     @property
     def exit_code(self) -> int:
@@ -163,6 +205,7 @@ class Report:
             "warnings": list(self.warnings),
             "seconds": self.seconds,
             "version": self.version,
+            "costs": _costs(self.costs) if self.costs else None,
             "exit_code": self.exit_code,
         }
 
@@ -242,6 +285,25 @@ def _substitution(substitution: Substitution) -> dict[str, Any]:
         "shares": {stage.value: _number(share) for stage, share in substitution.shares.items()},
         "notes": list(substitution.notes),
         "seconds": substitution.seconds,
+    }
+
+
+def _costs(costs: Costs) -> dict[str, Any]:
+    return {
+        "images": costs.images,
+        "wall_ms": costs.wall_ms,
+        "clock": costs.clock,
+        "memory": costs.memory,
+        "stages": {
+            one.stage.value: {
+                "device": one.device,
+                "ms": one.ms,
+                "calls": one.calls,
+                "peak_mib": one.peak_mib,
+                "weights_mib": one.weights_mib,
+            }
+            for one in costs.stages
+        },
     }
 
 

@@ -6,7 +6,6 @@ A process of its own makes the peak memory that of this spec and of nothing that
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 from dataclasses import asdict, dataclass
@@ -15,14 +14,13 @@ from pathlib import Path
 import torch
 
 from ldm_registry.assembly import assemble
+from ldm_registry.diagnostics.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
 from ldm_registry.errors import LdmError
 from ldm_registry.pipeline import Pipeline, Stepped, placement
 from ldm_registry.report.timing import TimedRun, drain, events
 from ldm_registry.spec import PipelineSpec, load_spec
 
-MIB = 2**20
 PIXELS, ANSWER = "pixels.bin", "answer.json"
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,8 @@ def measure(spec: PipelineSpec, name: str, n: int, seed: int | None) -> tuple[Me
         n: Images.
         seed: Of image 0; None takes the spec's.
     """
-    idle = _resident("VmRSS")
-    _forget_peak()
+    idle = resident_mib()
+    forget_peak()
     pipe = assemble(spec)
     _warm_up(pipe, n)
     run = drain(events(pipe, n, seed=seed))
@@ -77,7 +75,7 @@ def measure(spec: PipelineSpec, name: str, n: int, seed: int | None) -> tuple[Me
     if device.type == "cuda":
         memory: float | None = torch.cuda.max_memory_allocated(device) / MIB
     else:
-        peak = _resident("VmHWM")
+        peak = peak_resident_mib()
         memory = None if idle is None or peak is None else peak - idle
     channels, height, width = pipe.latent_shape
     figures = Measurement(
@@ -106,23 +104,6 @@ def _warm_up(pipe: Pipeline, n: int) -> None:
 
 def _parameters(part: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in part.parameters())
-
-
-def _resident(field: str) -> float | None:
-    """A field of the kernel's memory status in MiB; None where there is no such thing."""
-    if not _STATUS.is_file():
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-    return int(found[1]) / 1024 if found else None
-
-
-def _forget_peak() -> None:
-    """Start the peak anew, so that what the imports took in passing does not count."""
-    if _CLEAR.exists():
-        try:
-            _CLEAR.write_text("5")
-        except OSError:
-            return
 
 
 def main() -> int:

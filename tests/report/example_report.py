@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Picture, Suspicion
-from ldm_registry.diagnostics.report import Candidate, Outcome, Report, Substitution, Verdict
+from ldm_registry.diagnostics.report import (
+    Candidate,
+    Costs,
+    Outcome,
+    Report,
+    StageCost,
+    Substitution,
+    Verdict,
+)
 from ldm_registry.vocabulary import STAGES, Kind
 
 ENCODER, DENOISER, SCHEDULER, DECODER = (frozenset({stage}) for stage in STAGES)
@@ -37,6 +45,7 @@ def example(text: str = "some text", **changes: Any) -> Report:
         "warnings": (text,),
         "seconds": 12.5,
         "version": "0.1.0",
+        "costs": costs(text),
     }
     return Report(**{**values, **changes})
 
@@ -74,6 +83,15 @@ def measurements(text: str) -> tuple[Measurement, ...]:
         Measurement("ORA", text, SCHEDULER, curves=(Curve(text, text, text, {"none": ()}),)),
         Measurement("SITU", text, frozenset(STAGES), skipped=text),
     )
+
+
+def costs(text: str) -> Costs:
+    peaks = (100.0, 1234.5, None, 99.0)
+    stages = tuple(
+        StageCost(stage, text, 10.0 * (index + 1), index, peak, 0.5)
+        for index, (stage, peak) in enumerate(zip(STAGES, peaks, strict=True))
+    )
+    return Costs(4, 101.0, text, text, stages)
 
 
 def substitution(text: str) -> Substitution:

@@ -21,7 +21,7 @@ from ldm_registry.vocabulary import STAGES, Kind
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\x00\u202e\ud800</style>"
-NOTHING_MEASURED = {"measurements": (), "substitution": None, "warnings": ()}
+NOTHING_MEASURED = {"measurements": (), "substitution": None, "warnings": (), "costs": None}
 
 
 class Page(HTMLParser):
@@ -257,5 +257,13 @@ def test_the_codec_and_the_whole_pipeline_have_sections_of_their_own_behind_the_
     sections = [one["aria-labelledby"] for one in page.all("section")]
     assert (
         sections[2:]
-        == ["substitution", *map(str, STAGES), "codec", "skipped", "provenance"][: len(sections) - 2]
+        == ["substitution", *map(str, STAGES), "codec", "skipped", "costs", "provenance"][: len(sections) - 2]
     )
+
+
+def test_time_and_memory_stand_in_one_row_for_each_stage() -> None:
+    page = Page(render_html(example("cpu")))
+    said = [text for place, text in page.texts if "tbody" in place and place[-1] in {"th", "td"}]
+    start = len(said) - said[::-1].index("Decoder") - 1
+    assert said[start : start + 7] == ["Decoder", "40", "40%", "3", "99", "0.5", "cpu"]
+    assert "not known" in said

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ldm_registry.diagnostics.report import Report
+from ldm_registry.report.html.costs_section import costs_section
 from ldm_registry.report.html.markup import Markup, joined, tag
 from ldm_registry.report.html.measurement_section import (
     measurement_sections,
@@ -70,6 +71,7 @@ def _sections(report: Report, provenance: Mapping[str, str]) -> Iterator[Markup]
         substitution_section(report.substitution),
         *measurement_sections(report),
         skipped_section(report),
+        costs_section(report.costs),
     )
     yield from (section for section in found if section is not None)
     yield _provenance(report, provenance)
@@ -117,6 +119,8 @@ def _links(report: Report) -> Iterator[Markup]:
     places |= dict(places_of_several(report))
     if any(one.skipped is not None for one in report.measurements):
         places["skipped"] = "Not measured"
+    if report.costs is not None:
+        places["costs"] = "Costs"
     places["provenance"] = "Provenance"
     return (tag("li", tag("a", name, href=f"#{place}")) for place, name in places.items())
 

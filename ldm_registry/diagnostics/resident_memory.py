@@ -1,0 +1,35 @@
+"""Memory that this process holds, as the kernel counts it; nothing where there is no such count."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MIB = 2**20
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_mib() -> float | None:
+    """Resident now; None where the system does not tell."""
+    return _field("VmRSS")
+
+
+def peak_resident_mib() -> float | None:
+    """The most since `forget_peak`, or since the process began; None where the system does not tell."""
+    return _field("VmHWM")
+
+
+def forget_peak() -> None:
+    """Start the peak anew, so that what came before does not count."""
+    if _CLEAR.exists():
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            return
+
+
+def _field(name: str) -> float | None:
+    if not _STATUS.is_file():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else None
