@@ -132,6 +132,9 @@ class Component(nn.Module, ABC):
             component does not know: the names that older versions of the library wrote. A 1x1 convolution under
             an old name fits a linear layer.
         ignored_tensors: Patterns, matched in full, of stored tensors that hold nothing which is not in the config.
+        conformance_config: Keys and values of `Config` that the conformance suite tries it with, where it is given no
+            config: small, so that the suite takes seconds.
+        exempt_from: Checks of the conformance suite that cannot hold, each with the reason, which is shown.
         config: What it was built from.
     """
 
@@ -143,6 +146,8 @@ class Component(nn.Module, ABC):
     also_reads: ClassVar[tuple[str, ...]] = ()
     renamed_tensors: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignored_tensors: ClassVar[tuple[str, ...]] = ()
+    conformance_config: ClassVar[Mapping[str, Any]] = {}
+    exempt_from: ClassVar[Mapping[str, str]] = {}
     config: ComponentConfig
 
     @classmethod

@@ -35,7 +35,7 @@ LAYERS = (
         "spec_*",
     ),
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
-    ("registry", "weights", "digests", "golden"),
+    ("registry", "weights", "digests", "golden", "authoring.manifest"),
     ("build", "stage_config", "assembly", "pipeline", "original", "original.*"),
     (
         "interchange",
@@ -47,7 +47,7 @@ LAYERS = (
         "report",
         "report.*",
     ),
-    ("testing", "testing.*"),
+    ("testing", "testing.*", "authoring", "authoring.*"),
     ("cli", "cli.*", "__main__"),
 )
 PUBLIC_TO_PLUGINS = {

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from ldm_registry.cli.commands import diagnosing, injecting, inspecting, interchanging, making, training
+from ldm_registry.cli.commands import (
+    diagnosing,
+    injecting,
+    inspecting,
+    interchanging,
+    making,
+    plugins,
+    training,
+)
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
 
@@ -32,6 +40,16 @@ for command in (
     *injecting.COMMANDS,
 ):
     app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
+
+plugin = typer.Typer(
+    help="Write, test and share plugins.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for one in plugins.COMMANDS:
+    plugin.command(name=one.__name__.rstrip("_").replace("_", "-"))(one)
+app.add_typer(plugin, name="plugin")
 
 
 def invoke(words: Sequence[str]) -> Result | None:

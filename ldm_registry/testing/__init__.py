@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from ldm_registry.testing.check import CheckResult, Status
 from ldm_registry.testing.conformance import ConformanceReport, check_component, check_names
+from ldm_registry.testing.stand_ins import StraightConfig, StraightSchedule, trained_on_stand_in
 from ldm_registry.testing.suite import ComponentSuite
 
 __all__ = [
@@ -24,6 +25,9 @@ __all__ = [
     "ComponentSuite",
     "ConformanceReport",
     "Status",
+    "StraightConfig",
+    "StraightSchedule",
     "check_component",
     "check_names",
+    "trained_on_stand_in",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,11 +41,13 @@ class CheckResult:
         name: Of the check.
         status: How it turned out.
         detail: What was got against what was expected; the reason of a skip; empty when it passed.
+        where: File and line of a failure: where the component raised, else where its class begins.
     """
 
     name: str
     status: Status
     detail: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,24 @@ class Check:
         except NotApplicableError as reason:
             return CheckResult(self.name, Status.NOT_APPLICABLE, str(reason))
         except NonconformityError as failure:
-            return CheckResult(self.name, Status.FAILED, str(failure))
+            return CheckResult(self.name, Status.FAILED, str(failure), _where(subject.component, None))
         except Exception as error:
-            return CheckResult(self.name, Status.FAILED, f"it raised {type(error).__name__}: {error}")
+            detail = f"it raised {type(error).__name__}: {error}"
+            return CheckResult(self.name, Status.FAILED, detail, _where(subject.component, error))
         return CheckResult(self.name, Status.PASSED)
+
+
+def _where(component: type[object], error: Exception | None) -> str:
+    """Where the component's own module raised, as far as it did; else where its class begins."""
+    try:
+        file, line = inspect.getsourcefile(component) or "", inspect.getsourcelines(component)[1]
+    except (OSError, TypeError):
+        return component.__module__
+    top = component.__module__.partition(".")[0]
+    for frame, number in traceback.walk_tb(error.__traceback__ if error else None):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == top:
+            file, line = frame.f_code.co_filename, number
+    return f"{file}:{line}"
 
 
 def asked_of(*kinds: Kind) -> Callable[[Callable[[Subject], None]], Check]:

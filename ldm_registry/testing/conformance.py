@@ -75,13 +75,18 @@ class ConformanceReport:
         raise PluginError(
             f"{self.component} does not conform ({len(self.failures)} of {asked} checks failed)",
             [f"{result.name}: {result.detail}" for result in self.failures],
-            hint="what cannot hold may be left out with a reason: skip={'check': 'why'}",
+            hint="what cannot hold may be left out with a reason: exempt_from = {'check': 'why'} in the class",
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON document."""
         results = [
-            {"check": result.name, "status": str(result.status), "detail": result.detail}
+            {
+                "check": result.name,
+                "status": str(result.status),
+                "detail": result.detail,
+                "where": result.where or None,
+            }
             for result in self.results
         ]
         return {"component": self.component, "passed": self.passed, "results": results}
@@ -115,24 +120,24 @@ def check_component(
 
     Args:
         component: The class.
-        config: A small one, so that the suite takes seconds; None is `Config()`.
+        config: A small one, so that the suite takes seconds; None is what the class names as `conformance_config`.
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
         tokenizer: For a conditioner of text: folder of its tokenizer.
-        skip: Check to the reason why it cannot hold.
+        skip: Check to the reason why it cannot hold, beside those that the class is `exempt_from`.
         devices: Where to try it; None is the CPU, and CUDA where there is one.
 
     Returns:
         The report; `raise_if_failed()` turns it into an error.
 
     Raises:
-        SpecError: `skip` names a check that is not asked of this kind or gives no reason, or the class has no
-            default config and none was given.
+        SpecError: `skip`, or the class, names a check that is not asked of this kind or gives no reason, or the class
+            has no default config and none was given.
     """
     subject = subject_of(
         component, config, trained=trained, schedule=schedule, tokenizer=tokenizer, devices=devices
     )
-    skipped = require_reasons(component, skip or {})
+    skipped = require_reasons(component, {**component.exempt_from, **(skip or {})})
     results = []
     for check in checks_for(component.kind):
         if check.name in skipped:
@@ -159,10 +164,12 @@ def subject_of(
     """
     if config is None:
         try:
-            config = component.Config()
-        except ValidationError as error:
+            config = component.Config(**component.conformance_config)
+        except (ValidationError, SpecError) as error:
             raise SpecError(
-                f"{component.__name__} has no default config", hint="give a small `config`"
+                f"{component.__name__} has no default config",
+                [f"{error}"],
+                hint="give a small `config`, or name one in the class as `conformance_config`",
             ) from error
     if trained is None and not issubclass(component, Fittable):
         trained = trained_on_stand_in()
@@ -188,7 +195,11 @@ def require_reasons(component: type[Component], skip: Mapping[str, str]) -> Mapp
         for name in skip
         if name not in names
     ]
-    silent = [f"{name!r} has no reason" for name, reason in skip.items() if not reason.strip()]
+    silent = [
+        f"{name!r} has no reason"
+        for name, reason in skip.items()
+        if not (isinstance(reason, str) and reason.strip())
+    ]
     if unknown or silent:
         raise SpecError(f"{component.__name__}: the checks to skip are not valid", [*unknown, *silent])
     return skip

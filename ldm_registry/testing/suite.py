@@ -18,11 +18,11 @@ class ComponentSuite:
 
     Attributes:
         component: The class under test.
-        config: A small one, so that the suite takes seconds; None is `Config()`.
+        config: A small one, so that the suite takes seconds; None is the component's `conformance_config`.
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
         tokenizer: For a conditioner of text: folder of its tokenizer.
-        skip: Check to the reason why it cannot hold.
+        skip: Check to the reason why it cannot hold, beside those that the component is `exempt_from`.
     """
 
     component: ClassVar[type[Component]]
@@ -36,7 +36,7 @@ class ComponentSuite:
         super().__init_subclass__(**arguments)
         if "component" not in vars(cls):
             return
-        skip = require_reasons(cls.component, cls.skip)
+        skip = require_reasons(cls.component, {**cls.component.exempt_from, **cls.skip})
         for check in checks_for(cls.component.kind):
             setattr(cls, f"test_{check.name}", _as_test(check, skip.get(check.name)))
 
