@@ -17,7 +17,8 @@ from ldm_registry.diagnostics.diagnosis import Begun, subject_of
 from ldm_registry.diagnostics.differing import differing_run
 from ldm_registry.diagnostics.evidence import Picture, Stages
 from ldm_registry.diagnostics.left_as_found import left_as_found
-from ldm_registry.diagnostics.parting import Parity, parity
+from ldm_registry.diagnostics.parity import Parity
+from ldm_registry.diagnostics.parting import parity
 from ldm_registry.diagnostics.recorded_run import Recorded, record
 from ldm_registry.diagnostics.report import stages_name
 from ldm_registry.diagnostics.shapley import shapley_values, subsets

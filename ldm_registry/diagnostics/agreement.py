@@ -46,6 +46,10 @@ class Precision:
         """
         return ROUNDINGS * self.eps * math.sqrt(max(operations, 1))
 
+    def exact(self) -> Precision:
+        """The same type without an allowance, for parts whose weights or settings are known to differ."""
+        return Precision(0.0, self.name)
+
 
 def precision_of(one: nn.Module, other: nn.Module) -> Precision:
     """The coarser precision of two parts; on CUDA, float32 counts as TF32 where torch may use that."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ldm_registry.diagnostics.agreement import Match
 from ldm_registry.diagnostics.evidence import Picture, Stages
-from ldm_registry.diagnostics.parting import Parity, first_parting
+from ldm_registry.diagnostics.parity import Parity, first_parting
 from ldm_registry.diagnostics.report import stages_name
 from ldm_registry.vocabulary import STAGES, Kind
 
@@ -192,6 +192,8 @@ def size_in_words(parity: Parity) -> str:
             return "other noise levels"
         case Match.DIFFERENT if math.isinf(parity.relative_error):
             return "other shape, or not finite"
+        case Match.DIFFERENT if parity.tolerance == 0.0:
+            return f"differs by {parity.relative_error:.2g}"
         case Match.DIFFERENT:
             return f"differs by {parity.relative_error:.2g} (rounding: {parity.tolerance:.0e})"
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm_registry.diagnostics.agreement import (
     Match,
+    Precision,
     is_equal,
     matched,
     precision_of,
@@ -88,7 +89,9 @@ def twin_of(one: nn.Module, other: nn.Module) -> Twin | None:
     return None
 
 
-def walk(one: nn.Module, other: nn.Module, run: Callable[[], object]) -> Walk:
+def walk(
+    one: nn.Module, other: nn.Module, run: Callable[[], object], precision: Precision | None = None
+) -> Walk:
     """Run the first network, and hand the input of each of its modules to its twin in the second as well.
 
     Every module is compared by itself: what came before it is the first network's in both cases. Nothing is kept but
@@ -98,6 +101,7 @@ def walk(one: nn.Module, other: nn.Module, run: Callable[[], object]) -> Walk:
         one: Runs as a whole.
         other: Of the same class.
         run: Calls the first network; its modules are looked at the first time that they are called.
+        precision: What is allowed to rounding; None takes the coarser of the two types.
     """
     twins = dict(other.named_modules())
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {}
@@ -108,7 +112,7 @@ def walk(one: nn.Module, other: nn.Module, run: Callable[[], object]) -> Walk:
             unmatched.append(name or type(module).__name__)
         elif twin is not module:
             pairs[name] = (module, twin)
-    follower = _Follower(one, other)
+    follower = _Follower(one, other, precision or precision_of(one, other))
     hooks = []
     for name, (module, twin) in pairs.items():
         hooks.append(module.register_forward_pre_hook(follower.before(name, twin), with_kwargs=True))
@@ -125,13 +129,13 @@ def walk(one: nn.Module, other: nn.Module, run: Callable[[], object]) -> Walk:
 class _Follower:
     """Calls the twins while the first network runs."""
 
-    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+    def __init__(self, one: nn.Module, other: nn.Module, precision: Precision) -> None:
         self.gaps: dict[str, ModuleGap] = {}
         self.failed: list[str] = []
         self._answers: dict[str, object] = {}
         self._begun: set[str] = set()
         self._is_inside = False
-        self._precision = precision_of(one, other)
+        self._precision = precision
         self._from, self._to = placement(one), placement(other)
 
     def before(self, name: str, twin: nn.Module) -> Callable[..., None]:

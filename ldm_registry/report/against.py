@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ldm_registry.diagnostics.agreement import Match
 from ldm_registry.diagnostics.crossing import Agreement, Crossed, Crossing, place_in_words, size_in_words
-from ldm_registry.diagnostics.parting import Parity
+from ldm_registry.diagnostics.parity import Parity
 from ldm_registry.diagnostics.report import stages_name
 from ldm_registry.report.tables import number, table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ldm_registry.diagnostics.agreement import Match
 from ldm_registry.diagnostics.crossing import Agreement, Crossed, Crossing, place_in_words, size_in_words
-from ldm_registry.diagnostics.parting import Parity
+from ldm_registry.diagnostics.parity import Parity
 from ldm_registry.diagnostics.report import stages_name
 from ldm_registry.report.against import differing_in_words, headline
 from ldm_registry.report.html.charts import bar_chart
