@@ -14,7 +14,7 @@ from ldm_registry.vocabulary import STAGES
 WIDTH = 100
 """Where no terminal says how wide it is."""
 NARROWEST, WIDEST = 60, 120
-EVIDENCE = 4
+EVIDENCE = 3
 LINES_EACH = 2
 
 

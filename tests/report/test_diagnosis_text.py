@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from report.example_report import SCHEDULER, costs, example, measurements, verdict
+from report.example_report import SCHEDULER, costs, example, measurements, substitution, verdict
 
 from ldm_registry.diagnostics.evidence import Healthy, Metric, Suspicion
 from ldm_registry.diagnostics.report import Candidate, Outcome, Report
 from ldm_registry.report.diagnosis import render
 
-LONG = "noise of a standard deviation that is far too large is left in the state " * 3
+LONG = "noise of a standard deviation that is far too large is left in the state " * 2
 PLAIN = measurements("plain")[2]
 FINE = [
     replace(PLAIN, code=f"T{index}", metrics=(Metric("a", 1.0, "", Healthy(0.0, 2.0, "")),))
@@ -35,9 +35,11 @@ def report(outcome: Outcome) -> Report:
         candidates=(Candidate(SCHEDULER, 0.6), Candidate(frozenset(), 0.4)),
     )
     tests = (*FINE, *BAD) if outcome in {Outcome.FAULT, Outcome.UNDECIDED} else (*FINE,)
-    if outcome is Outcome.HEALTHY:
-        said = replace(said, evidence=EVIDENCE[:1], agreement=None)
-    return example("some words", verdict=said, measurements=tests, warnings=())
+    if outcome is not Outcome.HEALTHY:
+        return example("some words", verdict=said, measurements=tests, warnings=())
+    said = replace(said, evidence=EVIDENCE[:1], agreement=None)
+    nothing = replace(substitution("some words"), noticeable=100.0)
+    return example("some words", verdict=said, measurements=tests, warnings=(), substitution=nothing)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.HEALTHY, Outcome.FAULT, Outcome.UNDECIDED])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from ldm_registry.cli.arguments import Json, Overwrite, resolve
 from ldm_registry.cli.outcome import Result
 from ldm_registry.errors import SpecError, did_you_mean
 from ldm_registry.vocabulary import STAGES, Kind
+
+if TYPE_CHECKING:
+    from ldm_registry.diagnostics.injection import KnownFault
 
 
 def inject(
@@ -45,9 +48,15 @@ def inject(
         from ldm_registry.report.tables import table
 
         faults = known_faults(registry)
-        rows = [[one.name, one.fault_id, " + ".join(one.stages), one.about] for one in faults]
+        rows = [[one.name, one.fault_id, " + ".join(one.stages), _about(one)] for one in faults]
         documents = [
-            {"name": one.name, "fault": one.fault_id, "stages": [*one.stages], "about": one.about}
+            {
+                "name": one.name,
+                "fault": one.fault_id,
+                "stages": [*one.stages],
+                "modifies": [*one.modifies],
+                "about": _about(one),
+            }
             for one in faults
         ]
         return Result({"faults": documents}, table(["name", "fault", "put into", "what it is"], rows))
@@ -65,6 +74,11 @@ def inject(
         text = write(output, changed, overwrite=overwrite)
     document = {"fault": fault, "yaml": text, "file": str(output) if output else None}
     return Result(document, f"wrote {output}" if output else text.rstrip("\n"))
+
+
+def _about(fault: KnownFault) -> str:
+    """What it is, without the number that stands beside it."""
+    return fault.about.removeprefix(f"{fault.fault_id}: ")
 
 
 def _stage(word: str) -> Kind:
