@@ -34,6 +34,9 @@ LEAST_SHARE = 0.5
 """A stage with less of the difference is not named."""
 LEAST_LEAD = 0.2
 """Of the named stage's share over the next one's."""
+SAME = frozenset({Match.EQUAL, Match.ROUNDING})
+UNSEEN = 0.5
+"""Steps of 8-bit colour; a difference below it that comes with another floating-point type alone is rounding."""
 ABSURD = 1.5
 """A crossing whose images are further from the first's than the second's are, by this factor, exchanges what belongs
 together: latents of one meaning and a part that is made for another."""
@@ -228,7 +231,8 @@ def _verdict(
     shares = shapley_values(parts, worth)
     if matches <= {Match.EQUAL} and whole == 0.0:
         return Agreement.EQUAL, nobody, 1.0, shares
-    if matches <= {Match.EQUAL, Match.ROUNDING} and Match.ROUNDING in matches:
+    is_small = whole < UNSEEN and all(one.is_precise_otherwise or one.match in SAME for one in parities)
+    if matches > {Match.EQUAL} and (matches <= SAME or is_small) or matches == {Match.ROUNDING}:
         return Agreement.ROUNDING, nobody, 1.0, shares
     if whole <= 0.0:
         different = frozenset(one.stage for one in parities if one.match is not Match.EQUAL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ldm_registry.pipeline import placement
 
-ROUNDINGS = 4.0
-"""Unit roundoffs that one operation may err by, root mean square against root mean square; most stay below one."""
+ROUNDINGS = 2.0
+"""Spacings that one operation may err by, root mean square against root mean square; most stay below a half."""
+NUDGE = 16.0
+"""Spacings by which an input is moved to see what becomes of it."""
 TF32_EPS = 2.0**-10
 
 
@@ -109,6 +111,20 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             yield from tensors_in(getattr(value, field.name))
+
+
+def amplification(run: Callable[[Tensor], Tensor], given: Tensor, eps: float) -> float:
+    """By how much a part enlarges a relative error of its input, at least 1: what is steep there enlarges rounding.
+
+    Args:
+        run: The part.
+        given: Any shape.
+        eps: Spacing of its type at 1.
+    """
+    noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).to(given)
+    size = given.float().square().mean().sqrt()
+    moved = given + (NUDGE * eps * size).to(given) * noise
+    return max(1.0, relative_error(run(given), run(moved)) / (NUDGE * eps))
 
 
 def matched(error: float, equal: bool, tolerance: float) -> Match:

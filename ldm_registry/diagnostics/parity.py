@@ -58,6 +58,12 @@ class Parity:
         return self.match is Match.EQUAL and not (self.tensors or self.settings or self.notes)
 
     @property
+    def is_precise_otherwise(self) -> bool:
+        """Whether the two compute in other types or on other devices, and nothing else is known to differ."""
+        said = {line.partition(":")[0] for line in self.settings}
+        return bool(said) and said <= {"dtype", "device"} and not self.tensors
+
+    @property
     def order(self) -> tuple[int, int, int]:
         """When its difference comes to bear in a run: encoder, then steps, then decoder."""
         if self.stage is Kind.ENCODER:

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ldm_registry.conditioning import condition_of, negative_of
-from ldm_registry.diagnostics.agreement import Match, Precision, precision_of, relative_error
+from ldm_registry.diagnostics.agreement import (
+    Match,
+    Precision,
+    amplification,
+    precision_of,
+    relative_error,
+)
 from ldm_registry.diagnostics.differing import TensorGap, differing_settings, differing_tensors
 from ldm_registry.diagnostics.module_walk import ModuleGap, Twin, twin_of, walk
 from ldm_registry.diagnostics.parity import Parity, judged, worsened
@@ -88,6 +94,9 @@ def _codec(kind: Kind, pair: _Pair, run: Callable[[nn.Module, Tensor], Tensor], 
     """A half of a codec on one batch."""
     expected, got = run(pair.one, given), run(pair.other, given)
     found = judged(kind, expected, got, pair.tolerance, pair.precision)
+    if found.match is Match.DIFFERENT and pair.precision.eps > 0.0:
+        steepness = amplification(lambda images: run(pair.one, images), given, pair.precision.eps)
+        found = judged(kind, expected, got, pair.tolerance * steepness, pair.precision)
     return _looked_into(found, pair, lambda: run(pair.one, given[:WALKED]))
 
 
@@ -120,6 +129,9 @@ def _denoiser(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor
     for call in recorded.calls:
         expected, got, factor = asked.both(call)
         here = judged(Kind.DENOISER, expected, got, tolerance * factor, precision)
+        if here.match is Match.DIFFERENT and precision.eps > 0.0:
+            steepness = asked.steepness(call, precision.eps)
+            here = judged(Kind.DENOISER, expected, got, tolerance * factor * steepness, precision)
         if here.match is Match.DIFFERENT and first is None:
             first = call
         worst = worsened(worst, here, call.step, call.level)
@@ -161,21 +173,28 @@ class _Asked:
     def both(self, call: Call) -> tuple[Tensor, Tensor, float]:
         """What the two say in one call, and by how much their reading amplifies rounding."""
         pipe, level = self._other, call.level.normalised()
-        device, dtype = placement(pipe.denoiser)
-        output = guided(
-            pipe.denoiser,
-            call.seen.to(device, dtype),
-            level,
-            _placed(self._recorded.condition, pipe.denoiser),
-            pipe.spec.guidance.scale,
-            _placed(self._recorded.null, pipe.denoiser),
-        )
-        got = output.prediction.to(call.prediction)
+        got = self._guided(pipe, call.seen, call)
         scale = max(1.0, 2.0 * abs(pipe.spec.guidance.scale) - 1.0)
         if pipe.denoiser.prediction is self._one.denoiser.prediction:
             return call.prediction, got, scale
         clean = to_x0(pipe.denoiser.prediction, got, call.seen, level)
         return call.x0, clean, scale * (1.0 + float((level.sigma / level.alpha).max()))
+
+    def steepness(self, call: Call, eps: float) -> float:
+        """By how much the first enlarges rounding of its input in one call."""
+        return amplification(lambda seen: self._guided(self._one, seen, call), call.seen, eps)
+
+    def _guided(self, pipe: Pipeline, seen: Tensor, call: Call) -> Tensor:
+        device, dtype = placement(pipe.denoiser)
+        output = guided(
+            pipe.denoiser,
+            seen.to(device, dtype),
+            call.level.normalised(),
+            _placed(self._recorded.condition, pipe.denoiser),
+            pipe.spec.guidance.scale,
+            _placed(self._recorded.null, pipe.denoiser),
+        )
+        return output.prediction.to(call.prediction)
 
     def alone(self, denoiser: Denoiser, call: Call, count: int) -> object:
         """One answer of a denoiser without guidance, for the first samples."""
@@ -228,6 +247,12 @@ def _named(found: Parity, first: ModuleGap, count: int, compared: int, prefix: s
     )
 
 
+def _state_dtype(pipe: Pipeline, recorded: Recorded) -> torch.dtype:
+    """What a sampler computes in: as the spec says, else as in the recorded run."""
+    said = pipe.spec.scheduler.dtype
+    return recorded.start.dtype if said is None else getattr(torch, said)
+
+
 def _depth(part: nn.Module) -> int:
     """How many operations follow one another at most: the modules that have none inside."""
     return sum(1 for module in part.modules() if next(module.children(), None) is None)
@@ -244,6 +269,8 @@ def _placed(condition: Mapping[str, Tensor], denoiser: Denoiser) -> dict[str, Te
 _COMPARED: Mapping[Kind, Callable[[Pipeline, Pipeline, Recorded, Tensor, _Pair], Parity]] = {
     Kind.ENCODER: _encoder,
     Kind.DENOISER: _denoiser,
-    Kind.SCHEDULER: lambda one, other, recorded, images, pair: sampler_parity(other.scheduler, recorded),
+    Kind.SCHEDULER: lambda one, other, recorded, images, pair: sampler_parity(
+        other.scheduler, recorded, _state_dtype(other, recorded)
+    ),
     Kind.DECODER: _decoder,
 }

@@ -17,7 +17,7 @@ LEVEL_TOLERANCE_NATS = 1e-4
 """Of the log-SNR at which a sampler asks: what tables in single precision are off by."""
 
 
-def sampler_parity(scheduler: Scheduler, recorded: Recorded) -> Parity:
+def sampler_parity(scheduler: Scheduler, recorded: Recorded, dtype: torch.dtype) -> Parity:
     """Compare a sampler with the recorded one, step by step.
 
     It is handed the recorded clean estimates, call by call, whatever its own state is, so that no network takes part
@@ -26,9 +26,10 @@ def sampler_parity(scheduler: Scheduler, recorded: Recorded) -> Parity:
     Args:
         scheduler: The second.
         recorded: A run of the first.
+        dtype: What the second computes in.
     """
-    dtype = recorded.start.dtype
-    precision = Precision(torch.finfo(dtype).eps, str(dtype).removeprefix("torch."))
+    coarser = max(dtype, recorded.start.dtype, key=lambda one: torch.finfo(one).eps)
+    precision = Precision(torch.finfo(coarser).eps, str(coarser).removeprefix("torch."))
     count = len(recorded.levels) - 1
     tolerance = precision.tolerance(count)
     found = Parity(Kind.SCHEDULER, Match.EQUAL, 0.0, tolerance, precision.name)
@@ -37,11 +38,11 @@ def sampler_parity(scheduler: Scheduler, recorded: Recorded) -> Parity:
         return worsened(found, judged(Kind.SCHEDULER, expected, got, tolerance, precision), step, level)
 
     levels = scheduler.levels()
-    found = with_one(found, recorded.start, levels.prior(recorded.noise), -1, recorded.levels[0])
-    replay = _Replay(recorded)
+    found = with_one(found, recorded.start, levels.prior(recorded.noise.to(dtype)), -1, recorded.levels[0])
+    replay = _Replay(recorded, dtype)
     generators = [torch.Generator().manual_seed(seed) for seed in recorded.seeds]
     try:
-        for step in scheduler.trajectory(replay, recorded.start, generators):
+        for step in scheduler.trajectory(replay, recorded.start.to(dtype), generators):
             for call, z in replay.drain():
                 found = with_one(found, call.z, z, call.step, call.level)
             if step.index < count:
@@ -69,8 +70,8 @@ class _OtherLevelError(Exception):
 class _Replay:
     """The recorded answers, one call after the other, whatever state is handed in."""
 
-    def __init__(self, recorded: Recorded) -> None:
-        self._recorded, self._made = recorded, 0
+    def __init__(self, recorded: Recorded, dtype: torch.dtype) -> None:
+        self._recorded, self._dtype, self._made = recorded, dtype, 0
         self._asked: list[tuple[Call, Tensor]] = []
 
     def __call__(self, z: Tensor, level: NoiseLevel) -> Denoised:
@@ -84,7 +85,8 @@ class _Replay:
             raise _OtherLevelError(asked, expected, call.step)
         self._made += 1
         self._asked.append((call, z))
-        return call.answer
+        variance = call.answer.variance
+        return Denoised(call.x0.to(self._dtype), None if variance is None else variance.to(self._dtype))
 
     def drain(self) -> list[tuple[Call, Tensor]]:
         """The calls since the last time, each with the state that was handed in."""

@@ -134,7 +134,7 @@ def _last_lines(found: Crossing) -> Iterator[str]:
 
 
 def _precisions(found: Crossing) -> str:
-    rounded = [one for one in found.parities if one.match is Match.ROUNDING]
+    rounded = [one for one in found.parities if one.match in {Match.ROUNDING, Match.DIFFERENT}]
     said = [f"{one.precision} in the {one.stage} ({one.relative_error:.1e})" for one in rounded]
     return ", ".join(said)
 
