@@ -6,13 +6,16 @@ from pathlib import Path
 
 from ldm_registry.authoring.project_loading import loaded_project
 from ldm_registry.build import fresh
-from ldm_registry.contracts import Contract
+from ldm_registry.contracts import Contract, SelfTest
+from ldm_registry.golden import golden_denoiser
 from ldm_registry.interfaces import Denoiser, Trained
 from ldm_registry.testing.stand_ins import StraightConfig, StraightSchedule
 from ldm_registry.vocabulary import Kind, Prediction
 from ldm_registry.weights import save_checkpoint
 
 SEED = 0
+SIZE = (8, 8)
+"""(height, width) of the latents of the bundled emoji."""
 SCHEDULE = {"name": "squaredcos_cap_v2", "steps": 1000}
 """As the bundled denoisers of latents were trained."""
 
@@ -43,6 +46,9 @@ def write_untrained(project: Path, name: str, folder: Path) -> None:
             classes=label.classes,
             null_class=label.null,
             training={"steps": 0},
+            self_test=SelfTest(
+                golden_outputs=golden_denoiser(denoiser, (denoiser.latent_space.channels, *SIZE))
+            ),
         )
         save_checkpoint([denoiser], folder, contract=contract, card=_card(name))
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ldm_registry.authoring.project_loading import loaded_project
-from ldm_registry.errors import NotFoundError, did_you_mean
+from ldm_registry.errors import NotFoundError, SpecError, did_you_mean
 from ldm_registry.interfaces import Component
 from ldm_registry.registry import Entry, Registry
 from ldm_registry.testing.check import Status
-from ldm_registry.testing.conformance import ConformanceReport, check_component, check_names
-from ldm_registry.weights import parse_config
+from ldm_registry.testing.conformance import ConformanceReport, check_component, check_names, subject_of
+from ldm_registry.vocabulary import Kind
+from ldm_registry.weights import CONTRACT, parse_config
 
+CHECKPOINT = "checkpoint"
+"""Folder of a project with the weights of its component."""
 MARKS = {
     Status.PASSED: "ok",
     Status.FAILED: "FAILED",
@@ -30,7 +33,7 @@ class Wishes:
     Attributes:
         config: Keys and values in place of its `conformance_config`.
         tokenizer: For a conditioner of text: folder of its tokenizer.
-        checkpoint: Folder whose contract is measured.
+        checkpoint: Folder of weights whose contract is measured.
         images: Image set to measure it with.
     """
 
@@ -72,7 +75,7 @@ class PluginReport:
 def check_project(folder: Path, wishes: Wishes | None = None) -> PluginReport:
     """Run the suite on every component of a project, from its folder.
 
-    This runs the code in the folder.
+    This runs the code in the folder. A checkpoint in its folder `checkpoint` is measured too.
 
     Args:
         folder: Of the project.
@@ -81,6 +84,10 @@ def check_project(folder: Path, wishes: Wishes | None = None) -> PluginReport:
     Raises:
         LdmError: As `loaded_project` and `check_component`.
     """
+    wishes = wishes or Wishes()
+    own = folder / CHECKPOINT
+    if wishes.checkpoint is None and (own / CONTRACT).is_file():
+        wishes = replace(wishes, checkpoint=own)
     with loaded_project(folder) as project:
         plugin = f"{project.manifest.distribution} {project.manifest.version}"
         reports = tuple(_checked(component, wishes) for _, component in project.components)
@@ -142,7 +149,23 @@ def _checked(component: type[Component], wishes: Wishes | None) -> ConformanceRe
     if wishes.config is not None:
         where = f"the config of {component.kind} {component.name!r}"
         config = parse_config(component, {**component.conformance_config, **wishes.config}, where)
-    return check_component(component, config, tokenizer=wishes.tokenizer)
+    subject = subject_of(component, config, tokenizer=wishes.tokenizer)
+    try:
+        subject.fresh()
+    except SpecError as error:
+        option = "--tokenizer DIR" if component.kind is Kind.CONDITIONER else "--config KEY=VALUE"
+        raise SpecError(
+            f"{component.kind} {component.name!r} cannot be built as it is tried",
+            [error.summary, *error.problems],
+            hint=f"say `{option}`, or give the class a `conformance_config`",
+        ) from error
+    return check_component(
+        component,
+        config,
+        tokenizer=wishes.tokenizer,
+        checkpoint=wishes.checkpoint,
+        images=wishes.images,
+    )
 
 
 def _entries(name: str, registry: Registry) -> Sequence[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ldm_registry.testing import (
     conditioners,
     declaration,
     denoisers,
+    modifiers,
+    promises,
     samplers,
     schedules,
     storage,
@@ -36,8 +38,10 @@ CHECKS: tuple[Check, ...] = (
     *schedules.CHECKS,
     *samplers.CHECKS,
     *conditioners.CHECKS,
+    *modifiers.CHECKS,
     *behaviour.CHECKS,
     *storage.CHECKS,
+    *promises.CHECKS,
 )
 
 
@@ -113,6 +117,8 @@ def check_component(
     trained: Trained | None = None,
     schedule: NoiseSchedule | None = None,
     tokenizer: Path | None = None,
+    checkpoint: Path | None = None,
+    images: Path | None = None,
     skip: Mapping[str, str] | None = None,
     devices: Sequence[str] | None = None,
 ) -> ConformanceReport:
@@ -124,6 +130,8 @@ def check_component(
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
         tokenizer: For a conditioner of text: folder of its tokenizer.
+        checkpoint: Folder of weights of this component, whose contract is measured too.
+        images: Image set to measure it with, a tar as `read_images` takes it.
         skip: Check to the reason why it cannot hold, beside those that the class is `exempt_from`.
         devices: Where to try it; None is the CPU, and CUDA where there is one.
 
@@ -137,6 +145,7 @@ def check_component(
     subject = subject_of(
         component, config, trained=trained, schedule=schedule, tokenizer=tokenizer, devices=devices
     )
+    subject = replace(subject, checkpoint=checkpoint, images=images)
     skipped = require_reasons(component, {**component.exempt_from, **(skip or {})})
     results = []
     for check in checks_for(component.kind):

@@ -79,6 +79,8 @@ class Subject:
         schedule: For a scheduler: what it steps through.
         devices: Where it is tried.
         tokenizer: For a conditioner of text: folder of its tokenizer.
+        checkpoint: Folder whose contract is measured.
+        images: Image set that it is measured with.
     """
 
     component: type[Component]
@@ -87,6 +89,8 @@ class Subject:
     schedule: NoiseSchedule
     devices: tuple[str, ...]
     tokenizer: Path | None = None
+    checkpoint: Path | None = None
+    images: Path | None = None
 
     @property
     def kind(self) -> Kind:

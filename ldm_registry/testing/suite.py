@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
@@ -22,6 +23,8 @@ class ComponentSuite:
         trained: For a denoiser: how it was trained; None takes a stand-in, or nothing for one that is fitted.
         schedule: For a scheduler: what it steps through; None takes a stand-in of 1000 steps.
         tokenizer: For a conditioner of text: folder of its tokenizer.
+        checkpoint: Folder of weights of this component, whose contract is measured too.
+        images: Image set to measure it with.
         skip: Check to the reason why it cannot hold, beside those that the component is `exempt_from`.
     """
 
@@ -30,6 +33,8 @@ class ComponentSuite:
     trained: ClassVar[Trained | None] = None
     schedule: ClassVar[NoiseSchedule | None] = None
     tokenizer: ClassVar[Path | None] = None
+    checkpoint: ClassVar[Path | None] = None
+    images: ClassVar[Path | None] = None
     skip: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -52,6 +57,7 @@ def _as_test(check: Check, reason: str | None) -> Callable[[ComponentSuite], Non
             schedule=self.schedule,
             tokenizer=self.tokenizer,
         )
+        subject = replace(subject, checkpoint=self.checkpoint, images=self.images)
         with restored():
             result = check.result(subject)
         if result.status is Status.NOT_APPLICABLE:

@@ -52,12 +52,21 @@ def test_(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="DIR", help="For a conditioner of text.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Weights of the component; its contract is measured."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="TAR", help="Images to measure the contract with.")
+    ] = None,
     json: Json = False,
 ) -> Result:
     """Run the conformance suite on a plugin. It needs no test file; exit code 1 where a check fails."""
     from ldm_registry.authoring.plugin_check import Wishes, check_installed, check_project, render
 
-    wishes = Wishes(_settings(config or ()), tokenizer)
+    wishes = Wishes(_settings(config or ()), tokenizer, checkpoint, images)
     reports = (check_project(Path(plugin), wishes),) if _is_path(plugin) else check_installed(plugin, wishes)
     passed = all(report.passed for report in reports)
     document = {"passed": passed, "plugins": [report.to_dict() for report in reports]}
