@@ -232,7 +232,7 @@ def _verdict(
     if matches <= {Match.EQUAL} and whole == 0.0:
         return Agreement.EQUAL, nobody, 1.0, shares
     is_small = whole < UNSEEN and all(one.is_precise_otherwise or one.match in SAME for one in parities)
-    if matches > {Match.EQUAL} and (matches <= SAME or is_small) or matches == {Match.ROUNDING}:
+    if matches != {Match.EQUAL} and (matches <= SAME or is_small):
         return Agreement.ROUNDING, nobody, 1.0, shares
     if whole <= 0.0:
         different = frozenset(one.stage for one in parities if one.match is not Match.EQUAL)

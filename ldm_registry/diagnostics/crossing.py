@@ -198,16 +198,22 @@ def size_in_words(parity: Parity) -> str:
             return f"differs by {parity.relative_error:.2g} (rounding: {parity.tolerance:.0e})"
 
 
-def place_in_words(parity: Parity) -> str:
-    """Where in a run one stage differs: `step 3 at log-SNR -4.2, module transformer_blocks.2.ff`."""
+def place_in_words(parity: Parity, *, brief: bool = False) -> str:
+    """Where in a run one stage differs: `step 3 (log-SNR -4.20), module transformer_blocks.2.ff (FeedForward)`.
+
+    Args:
+        parity: Of the stage.
+        brief: Without what stands in parentheses.
+    """
     said = []
     if parity.step is not None:
         where = "the noise at the start" if parity.step < 0 else f"step {parity.step + 1}"
-        if parity.step >= 0 and parity.log_snr is not None and math.isfinite(parity.log_snr):
+        is_told = parity.log_snr is not None and math.isfinite(parity.log_snr)
+        if parity.step >= 0 and is_told and not brief:
             where += f" (log-SNR {parity.log_snr:.2f})"
         said.append(where)
     if parity.module is not None:
-        said.append(f"module {parity.module} ({parity.module_kind})")
+        said.append(parity.module if brief else f"module {parity.module} ({parity.module_kind})")
     return ", ".join(said)
 
 

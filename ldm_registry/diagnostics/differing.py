@@ -60,9 +60,17 @@ def _gaps(
             yield TensorGap(prefix + name, shape, float("inf"), how)
         elif not is_equal(tensor, twin) and not _is_rounded(tensor, twin, precision):
             error = relative_error(tensor, twin)
-            yield TensorGap(prefix + name, shape, error, f"relative difference {error:.2g}")
+            how = f"relative difference {error:.2g}"
+            yield TensorGap(prefix + name, shape, error, how + _reordered(tensor, twin))
     for name in yours.keys() - mine.keys():
         yield TensorGap(prefix + name, (), float("inf"), "only the second has it")
+
+
+def _reordered(one: torch.Tensor, other: torch.Tensor) -> str:
+    """What a conversion that confuses rows, columns or halves does: the values are all there."""
+    first, second = (tensor.detach().to("cpu", torch.float64).flatten() for tensor in (one, other))
+    is_same = torch.equal(first.sort().values, second.sort().values)
+    return ", the same values in another order" if is_same else ""
 
 
 def _is_rounded(one: torch.Tensor, other: torch.Tensor, precision: Precision) -> bool:

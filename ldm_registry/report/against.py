@@ -94,8 +94,8 @@ def _stages(found: Crossing) -> str:
         group = next((stages for stages in joint if one.stage in stages), None)
         if group is not None:
             said = f"{joint[group]:.2f} with {stages_name(group - {one.stage})}"
-        rows.append((one.stage.value, size_in_words(one), place_in_words(one), said))
-    return table(("stage", "given the same input", "parts at", "share of the difference"), rows)
+        rows.append((one.stage.value, size_in_words(one), place_in_words(one, brief=True), said))
+    return table(("stage", "given the same input", "parts at", "its share"), rows)
 
 
 def _crossings(found: Crossing) -> str:

@@ -69,7 +69,7 @@ def render_html(
         _verdict(found),
         _pictures(found),
         _crossings(found),
-        *(_stage(one) for one in found.parities),
+        *(_stage(one, is_first=index == 0) for index, one in enumerate(found.parities)),
         _provenance(found, provenance),
     )
     body = joined(
@@ -200,7 +200,7 @@ def _row(found: Crossing, one: Crossed) -> Markup:
     )
 
 
-def _stage(one: Parity) -> Markup:
+def _stage(one: Parity, *, is_first: bool) -> Markup:
     place = place_in_words(one)
     return tag(
         "section",
@@ -208,7 +208,7 @@ def _stage(one: Parity) -> Markup:
         tag("p", badge(MATCHES[one.match], size_in_words(one))),
         tag("p", f"Parts at: {place}.") if place else None,
         _list(differing_in_words(one)),
-        tag("p", PARITY, class_="quiet"),
+        tag("p", PARITY, class_="quiet") if is_first else None,
         aria_labelledby=one.stage.value,
     )
 
