@@ -49,6 +49,8 @@ def bar_chart(values: Mapping[str, float], unit: str, identifier: str, mark: flo
     about = ", ".join(f"{name} {number(value)}" for name, value in values.items())
     bottom = height - BOTTOM
     pieces = [*_x_axis(axis, unit, TOP, bottom)]
+    if mark is not None:
+        pieces.append(_line(axis.at(mark), TOP, axis.at(mark), bottom, "mark"))
     for index, (name, value) in enumerate(values.items()):
         middle = TOP + row * (index + 0.5)
         pieces.append(_text(name, left - 8, middle + 4, "end"))
@@ -65,8 +67,6 @@ def bar_chart(values: Mapping[str, float], unit: str, identifier: str, mark: flo
             )
         )
         pieces.append(_text(number(value), end + 6, middle + 4, "start"))
-    if mark is not None:
-        pieces.append(_line(axis.at(mark), TOP, axis.at(mark), bottom, "mark"))
     return _svg(identifier, height, "Shares", about, pieces)
 
 
