@@ -163,6 +163,20 @@ class Hub:
             raise NetworkError(f"{what}: the server named no commit", hint=_not_a_hub())
         return info.sha
 
+    def is_private(self, repository: str) -> bool:
+        """Whether only its owners see a repository.
+
+        Raises:
+            NotFoundError: No such repository.
+            NetworkError: As `commit_of`.
+        """
+        found = self._read(repository, lambda api: api.model_info(repository, timeout=_SHORT_ANSWER_S))
+        return bool(found.private)
+
+    def knows_secret(self, content: bytes) -> bool:
+        """Whether our own token stands in a content, in plain text."""
+        return self._token is not None and self._token.encode() in content
+
     def files(self, repository: str, commit: str) -> Listing:
         """Everything that a commit holds; not checked.
 
