@@ -62,7 +62,8 @@ def time_range_is_as_declared(subject: Subject) -> None:
         )
     ends = NoiseLevel(torch.tensor([1.0, 1e-150]).double(), torch.tensor([1e-150, 1.0]).double())
     clamped = schedule.time(ends)
-    require_close(clamped, torch.tensor([low, high]).double(), "time of levels beyond both ends", 1e-9)
+    declared = torch.tensor([low, high], dtype=torch.float64)
+    require_close(clamped, declared, "time of levels beyond both ends", 1e-9)
 
 
 @asked_of(Kind.SCHEDULE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,13 @@ class DiT(Denoiser):
 
     name = "dit"
     Config = DiTConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 2,
+        "sample_size": 8,
+        "num_embeds_ada_norm": 3,
+    }
     config: DiTConfig
     diffusers_class = "DiTTransformer2DModel"
 

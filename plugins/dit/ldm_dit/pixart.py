@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,14 @@ class PixArt(Denoiser):
 
     name = "pixart"
     Config = PixArtConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 6,
+        "num_layers": 2,
+        "sample_size": 8,
+        "cross_attention_dim": 12,
+        "caption_channels": 7,
+    }
     config: PixArtConfig
     diffusers_class = "PixArtTransformer2DModel"
 

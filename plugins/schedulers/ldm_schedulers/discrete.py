@@ -6,7 +6,8 @@ and ComfyUI call "linear" is `scaled_linear` here, and their "sqrt_linear" is `l
 
 from __future__ import annotations
 
-from typing import Literal, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, model_validator
@@ -189,6 +190,7 @@ class TrainedBetasSchedule(NoiseSchedule):
 
     name = "trained_betas"
     Config = TrainedBetasConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {"betas": (0.1, 0.2, 0.3)}
     config: TrainedBetasConfig
     scaling = Scaling.VP
 

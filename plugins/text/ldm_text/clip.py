@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,13 @@ class CLIPText(Conditioner):
 
     name = "clip-text"
     Config = CLIPTextConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "hidden_size": 12,
+        "intermediate_size": 20,
+        "projection_dim": 7,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     diffusers_class = "CLIPTextModel"
     also_reads = ("CLIPTextModelWithProjection",)
     # transformers 5 leaves out the prefix when it saves a network without a projection.

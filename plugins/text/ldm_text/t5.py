@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,13 @@ class T5Text(Conditioner):
 
     name = "t5-text"
     Config = T5TextConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "d_model": 12,
+        "d_kv": 5,
+        "d_ff": 20,
+        "num_layers": 2,
+        "num_heads": 2,
+    }
     diffusers_class = "T5EncoderModel"
     also_reads = ARCHITECTURES[1:]
     # Of a checkpoint that holds the whole of T5.

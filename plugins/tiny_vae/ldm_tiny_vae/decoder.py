@@ -24,6 +24,12 @@ class TinyDecoder(Decoder):
 
     name = "tiny-vae"
     Config = TinyVAEConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "encoder_block_out_channels": (8, 8, 8),
+        "decoder_block_out_channels": (12, 12, 12),
+        "num_encoder_blocks": (1, 2, 0),
+        "num_decoder_blocks": (2, 1, 1),
+    }
     sibling_prefixes = ("encoder.",)
     diffusers_class: ClassVar[str | None] = "AutoencoderTiny"
     config: TinyVAEConfig

@@ -26,6 +26,12 @@ class TinyEncoder(Encoder):
 
     name = "tiny-vae"
     Config = TinyVAEConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "encoder_block_out_channels": (8, 8, 8),
+        "decoder_block_out_channels": (12, 12, 12),
+        "num_encoder_blocks": (1, 2, 0),
+        "num_decoder_blocks": (2, 1, 1),
+    }
     sibling_prefixes = ("decoder.",)
     diffusers_class: ClassVar[str | None] = "AutoencoderTiny"
     config: TinyVAEConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,15 @@ class UNetCondition(Denoiser):
 
     name = "unet-condition"
     Config = UNetConditionConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "cross_attention_dim": 6,
+        "attention_head_dim": 2,
+    }
     config: UNetConditionConfig
     diffusers_class = "UNet2DConditionModel"
     renamed_tensors = (

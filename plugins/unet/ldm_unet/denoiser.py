@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,16 @@ class UNet(Denoiser):
 
     name = "unet"
     Config = UNetConfig
+    conformance_config: ClassVar[Mapping[str, Any]] = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "num_class_embeds": 4,
+        "null_class": 3,
+    }
     config: UNetConfig
     diffusers_class = "UNet2DModel"
     renamed_tensors = OLDER_TENSORS
