@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ldm_registry.data import ImageSet as ImageSet
     from ldm_registry.data import read_images as read_images
     from ldm_registry.diagnostics import diagnose as diagnose
+    from ldm_registry.diagnostics import diagnose_against as diagnose_against
     from ldm_registry.errors import CheckpointError as CheckpointError
     from ldm_registry.errors import ContractError as ContractError
     from ldm_registry.errors import DataError as DataError
@@ -71,7 +72,7 @@ _WHERE = {
     "assembly": ("assemble", "load_component"),
     "contracts": ("Contract",),
     "data": ("ImageSet", "read_images"),
-    "diagnostics": ("diagnose",),
+    "diagnostics": ("diagnose", "diagnose_against"),
     "errors": (
         "CheckpointError",
         "ContractError",

@@ -7,24 +7,20 @@ difference of one stage never reaches another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from ldm_registry.conditioning import condition_of, negative_of
 from ldm_registry.diagnostics.agreement import (
     Match,
-    Precision,
     amplification,
-    precision_of,
-    relative_error,
 )
-from ldm_registry.diagnostics.differing import TensorGap, differing_settings, differing_tensors
-from ldm_registry.diagnostics.module_walk import ModuleGap, Twin, twin_of, walk
+from ldm_registry.diagnostics.conditioner_parity import conditioner_gaps
+from ldm_registry.diagnostics.differing import differing_settings
 from ldm_registry.diagnostics.parity import Parity, judged, worsened
+from ldm_registry.diagnostics.part_pair import PartPair, looked_into
 from ldm_registry.diagnostics.recorded_run import Call, Recorded
 from ldm_registry.diagnostics.sampler_parity import sampler_parity
 from ldm_registry.guidance import guided
@@ -49,7 +45,7 @@ def parity(one: Pipeline, other: Pipeline, kind: Kind, recorded: Recorded, image
         images: [N, C, H, W] in [-1, 1], for the codec.
     """
     settings = differing_settings(one, other, kind)
-    pair = _Pair.of(getattr(one, kind.value), getattr(other, kind.value), settings)
+    pair = PartPair.of(getattr(one, kind.value), getattr(other, kind.value), settings)
     try:
         found = _COMPARED[kind](one, other, recorded, images, pair)
     except Exception as error:  # what cannot be run on the same input is a finding, not a crash
@@ -58,49 +54,17 @@ def parity(one: Pipeline, other: Pipeline, kind: Kind, recorded: Recorded, image
     return replace(found, settings=settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two parts, with what is known of them before they run.
-
-    Attributes:
-        twin: Their networks, where these are of one class.
-        tensors: Weights that differ.
-        precision: What is allowed to rounding. Nothing is where both compute in one type and on one device, and
-            weights or settings are known to differ: then whatever differs in the answer comes from there.
-    """
-
-    one: nn.Module
-    other: nn.Module
-    twin: Twin | None
-    tensors: tuple[TensorGap, ...]
-    precision: Precision
-
-    @classmethod
-    def of(cls, one: nn.Module, other: nn.Module, settings: Sequence[str]) -> Self:
-        precision, twin = precision_of(one, other), twin_of(one, other)
-        tensors: tuple[TensorGap, ...] = ()
-        if twin is not None and twin.one is not twin.other:
-            tensors = differing_tensors(twin.one, twin.other, precision, twin.prefixes[0])
-        if (tensors or settings) and placement(one) == placement(other):
-            precision = precision.exact()
-        return cls(one, other, twin, tensors, precision)
-
-    @property
-    def tolerance(self) -> float:
-        return self.precision.tolerance(_depth(self.one))
-
-
-def _codec(kind: Kind, pair: _Pair, run: Callable[[nn.Module, Tensor], Tensor], given: Tensor) -> Parity:
+def _codec(kind: Kind, pair: PartPair, run: Callable[[nn.Module, Tensor], Tensor], given: Tensor) -> Parity:
     """A half of a codec on one batch."""
     expected, got = run(pair.one, given), run(pair.other, given)
     found = judged(kind, expected, got, pair.tolerance, pair.precision)
     if found.match is Match.DIFFERENT and pair.precision.eps > 0.0:
         steepness = amplification(lambda images: run(pair.one, images), given, pair.precision.eps)
         found = judged(kind, expected, got, pair.tolerance * steepness, pair.precision)
-    return _looked_into(found, pair, lambda: run(pair.one, given[:WALKED]))
+    return looked_into(found, pair, lambda: run(pair.one, given[:WALKED]))
 
 
-def _encoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: _Pair) -> Parity:
+def _encoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: PartPair) -> Parity:
     def run(part: nn.Module, given: Tensor) -> Tensor:
         device, dtype = placement(part)
         return part.encode(given.to(device, dtype)).cpu()  # type: ignore[operator,no-any-return]  # an Encoder
@@ -108,7 +72,7 @@ def _encoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor,
     return _codec(Kind.ENCODER, pair, run, images)
 
 
-def _decoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: _Pair) -> Parity:
+def _decoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: PartPair) -> Parity:
     def run(part: nn.Module, given: Tensor) -> Tensor:
         device, dtype = placement(part, default=(given.device, given.dtype))
         return part.decode(given.to(device, dtype)).cpu()  # type: ignore[operator,no-any-return]  # a Decoder
@@ -116,13 +80,13 @@ def _decoder(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor,
     return _codec(Kind.DECODER, pair, run, recorded.latents)
 
 
-def _denoiser(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: _Pair) -> Parity:
+def _denoiser(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor, pair: PartPair) -> Parity:
     asked = _Asked(one, other, recorded)
     precision, tolerance = pair.precision, pair.tolerance
     notes = tuple(asked.misfits())
     if notes:
         return Parity(Kind.DENOISER, Match.UNKNOWN, math.nan, tolerance, precision.name, notes=notes)
-    told = tuple(asked.unequal())
+    told = tuple(conditioner_gaps(one, other, len(recorded.seeds)))
     match = Match.DIFFERENT if told else Match.EQUAL
     worst = Parity(Kind.DENOISER, match, 0.0, tolerance, precision.name, notes=told)
     first: Call | None = None
@@ -135,8 +99,10 @@ def _denoiser(one: Pipeline, other: Pipeline, recorded: Recorded, images: Tensor
         if here.match is Match.DIFFERENT and first is None:
             first = call
         worst = worsened(worst, here, call.step, call.level)
+    if told and worst.relative_error == 0.0:
+        return worst
     asked_first = first or recorded.calls[0]
-    return _looked_into(worst, pair, lambda: asked.alone(one.denoiser, asked_first, WALKED))
+    return looked_into(worst, pair, lambda: asked.alone(one.denoiser, asked_first, WALKED))
 
 
 class _Asked:
@@ -154,21 +120,6 @@ class _Asked:
         mine, yours = (pipe.denoiser.latent_space.channels for pipe in (self._one, self._other))
         if mine != yours:
             yield f"it works on {yours} latent channels, the first on {mine}"
-
-    def unequal(self) -> Iterator[str]:
-        """Where the texts are turned into something else."""
-        pipe, count = self._other, len(self._recorded.seeds)
-        if not pipe.conditioners and not self._one.conditioners:
-            return
-        size = (self._one.spec.image.height, self._one.spec.image.width)
-        given = condition_of(
-            pipe.denoiser, pipe.conditioners, self._one.spec.condition, range(count), size
-        ) | negative_of(pipe.conditioners, self._one.spec.guidance.negative, count, size)
-        theirs = {**self._recorded.condition, **self._recorded.null}
-        for name, expected in theirs.items():
-            error = relative_error(expected, given[name]) if name in given else math.inf
-            if error > precision_of(self._one.denoiser, pipe.denoiser).tolerance(100):
-                yield f"the conditioners give another {name} for the same texts: relative error {error:.2g}"
 
     def both(self, call: Call) -> tuple[Tensor, Tensor, float]:
         """What the two say in one call, and by how much their reading amplifies rounding."""
@@ -206,56 +157,10 @@ class _Asked:
         return denoiser(call.seen[:count].to(device, dtype), level, _placed(condition, denoiser))
 
 
-def _looked_into(found: Parity, pair: _Pair, run: Callable[[], object]) -> Parity:
-    """With the weights that differ, and the module, where the answers do.
-
-    A part whose weights differ by more than rounding is not the same up to rounding, however little comes of it.
-    """
-    if pair.tensors and found.match is Match.ROUNDING:
-        found = replace(found, match=Match.DIFFERENT)
-    found, twin = replace(found, tensors=pair.tensors), pair.twin
-    if found.match is not Match.DIFFERENT:
-        return found
-    if twin is None:
-        classes = f"{type(pair.one).__name__} and {type(pair.other).__name__}"
-        return replace(found, notes=(*found.notes, f"other classes, so no modules to compare: {classes}"))
-    walked = walk(twin.one, twin.other, run, pair.precision)
-    compared = len(walked.gaps)
-    if not walked.culprits:
-        whole = any(gap.name == "" for gap in walked.gaps)
-        note = "every module answers as its twin does: the difference is in what the part does around them"
-        if whole:
-            note = (
-                "the network answers as its twin does: the difference is in the guidance or in how it is read"
-            )
-        return replace(found, modules=(0, compared), notes=(*found.notes, note) if compared else found.notes)
-    first = walked.culprits[0]
-    return _named(found, first, len(walked.culprits), compared, twin.prefixes[0])
-
-
-def _named(found: Parity, first: ModuleGap, count: int, compared: int, prefix: str) -> Parity:
-    name = f"{prefix}{first.name}".rstrip(".")
-    own = [tensor for tensor in found.tensors if name and tensor.name.startswith(f"{name}.")]
-    tensors = (*own, *(tensor for tensor in found.tensors if tensor not in own))
-    return replace(
-        found,
-        module=name or "(its own code)",
-        module_kind=first.kind,
-        module_error=first.relative_error,
-        modules=(count, compared),
-        tensors=tensors,
-    )
-
-
 def _state_dtype(pipe: Pipeline, recorded: Recorded) -> torch.dtype:
     """What a sampler computes in: as the spec says, else as in the recorded run."""
     said = pipe.spec.scheduler.dtype
     return recorded.start.dtype if said is None else getattr(torch, said)
-
-
-def _depth(part: nn.Module) -> int:
-    """How many operations follow one another at most: the modules that have none inside."""
-    return sum(1 for module in part.modules() if next(module.children(), None) is None)
 
 
 def _placed(condition: Mapping[str, Tensor], denoiser: Denoiser) -> dict[str, Tensor]:
@@ -266,7 +171,7 @@ def _placed(condition: Mapping[str, Tensor], denoiser: Denoiser) -> dict[str, Te
     }
 
 
-_COMPARED: Mapping[Kind, Callable[[Pipeline, Pipeline, Recorded, Tensor, _Pair], Parity]] = {
+_COMPARED: Mapping[Kind, Callable[[Pipeline, Pipeline, Recorded, Tensor, PartPair], Parity]] = {
     Kind.ENCODER: _encoder,
     Kind.DENOISER: _denoiser,
     Kind.SCHEDULER: lambda one, other, recorded, images, pair: sampler_parity(

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import toy_plugin
+import toy_text
 from diagnostics.emoji_subjects import emoji_subject
 from diagnostics.test_diagnosis import state_of
 from torch import Tensor, nn
@@ -19,8 +22,9 @@ from ldm_registry.diagnostics.crossed_runs import finest_parts
 from ldm_registry.diagnostics.crossing import Agreement
 from ldm_registry.diagnostics.differing import differing_tensors
 from ldm_registry.diagnostics.module_walk import walk
-from ldm_registry.interfaces import Decoder, Encoder
+from ldm_registry.interfaces import Conditioner, Decoder, Encoder
 from ldm_registry.pipeline import Pipeline
+from ldm_registry.registry import Registry
 from ldm_registry.report.against import render
 from ldm_registry.report.html.against_page import render_html
 from ldm_registry.spec import load_spec, swap
@@ -28,6 +32,16 @@ from ldm_registry.vocabulary import STAGES, Kind
 
 pytestmark = pytest.mark.plugins
 
+TEXTS = """
+version: 1
+image: {channels: 3, size: 16}
+encoder: {use: toy-codec}
+denoiser: {use: toy-reader, trained: {prediction: v, schedule: {name: toy_schedule}}}
+scheduler: {use: toy-scheduler, config: {steps: 3}}
+decoder: {use: toy-codec}
+conditioners: {text: {use: toy-writer}}
+condition: {prompt: [one, two]}
+"""
 WORST_CASE = 60
 """Lines of a report whose stages all differ."""
 
@@ -58,6 +72,20 @@ class _Halved(Encoder):
 
     def encode(self, image: Tensor, generator: object = None) -> Tensor:
         return 0.5 * self.inner.encode(image)  # type: ignore[no-any-return]  # untyped module
+
+
+class _Louder(Conditioner):
+    """A conditioner whose embeddings are a tenth larger."""
+
+    name = "louder"
+
+    def __init__(self, inner: Conditioner) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def encode(self, texts: Mapping[str, Sequence[str]], size: tuple[int, int]) -> dict[str, Tensor]:
+        return {name: 1.1 * value for name, value in self.inner.encode(texts, size).items()}
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +290,20 @@ def test_the_command_ends_with_1_where_two_specs_differ_and_with_0_where_they_do
     assert same is not None
     assert same.exit_code == 0
     assert same.document["verdict"]["agreement"] == "equal"
+
+
+def test_another_reading_of_a_text_is_the_conditioner_s_doing(tmp_path: Path) -> None:
+    path = tmp_path / "texts.yaml"
+    path.write_text(TEXTS)
+    registry = Registry([toy_plugin, toy_text])
+    one, other = (assemble(load_spec(path), registry, init_seed=4) for _ in range(2))
+    assert diagnose_against(one, other, quick=True).agreement is Agreement.EQUAL
+    other = replace(other, conditioners={"text": _Louder(other.conditioners["text"])})
+    found = diagnose_against(one, other, quick=True)
+    assert found.stages == {Kind.DENOISER}
+    assert found.first is not None
+    assert any("conditioner text gives another text_embedding" in note for note in found.first.notes)
+    assert "other conditions" in render(found)
 
 
 def test_the_finest_parts_are_those_whose_unions_can_all_be_run() -> None:
