@@ -18,6 +18,8 @@ from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
 from ldm_registry.stage_config import config_of
+from ldm_registry.travel.in_specs import located
+from ldm_registry.travel.pull import local_folder
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.weights import classes_of, read_config, read_contract
 
@@ -52,12 +54,14 @@ def assemble(
         NotFoundError: A component or a checkpoint does not exist.
         SpecError: A config is not valid.
         ContractError: The parts do not fit together; every reason at once.
-        IntegrityError: A checkpoint is not what its contract or its config says.
+        IntegrityError: A checkpoint is not what its contract, its config or the lock beside the spec says.
+        NetworkError: A checkpoint on the Hub was never pulled, and the Hub cannot be reached.
         PluginError: A plugin is broken.
     """
-    plan = planned(spec, registry, init_seed=init_seed)
+    here = located(spec)
+    plan = planned(here, registry, init_seed=init_seed)
     stages = {
-        stage: built.materialise(getattr(spec, stage), init_seed=init_seed)
+        stage: built.materialise(getattr(here, stage), init_seed=init_seed)
         for stage, built in plan.stages.items()
     }
     return Pipeline(
@@ -68,7 +72,7 @@ def assemble(
         cast(Decoder, stages[Kind.DECODER]),
         plan.warnings,
         {
-            label: cast(Conditioner, built.materialise(spec.conditioners[label], init_seed=init_seed))
+            label: cast(Conditioner, built.materialise(here.conditioners[label], init_seed=init_seed))
             for label, built in plan.conditioners.items()
         },
         {stage: built.contract for stage, built in plan.stages.items() if built.contract is not None},
@@ -86,7 +90,7 @@ def planned(spec: PipelineSpec, registry: Registry | None = None, *, init_seed: 
     Raises:
         LdmError: As `assemble`.
     """
-    registry = registry or Registry.discover()
+    registry, spec = registry or Registry.discover(), located(spec)
     stages, misfits = _stages(spec, registry)
     conditioners = {
         label: build(Kind.CONDITIONER, stage, registry) for label, stage in spec.conditioners.items()
@@ -125,7 +129,7 @@ def load_component(
 
     Args:
         kind: Which half or stage of the folder to load.
-        source: The folder.
+        source: The folder, or `hf://org/name@<40-hex commit>`.
         name: The component's registered name; None reads it from the contract or from the class in the config.
         variant: Of the weights, such as `fp16`; None takes the plain ones, or the only ones that there are.
         trained: How a denoiser was trained, where its folder has no contract.
@@ -134,7 +138,7 @@ def load_component(
     Raises:
         LdmError: As `assemble`.
     """
-    kind, folder = Kind(kind), Path(source)
+    kind, folder = Kind(kind), local_folder(source)
     registry = registry or Registry.discover()
     use = name or component_name(kind, folder, registry)
     stage: dict[str, Any] = {"use": use, "checkpoint": str(folder), "variant": variant}

@@ -18,6 +18,8 @@ from ldm_registry.registry import Registry
 from ldm_registry.spec import ConditionerSpec, DenoiserSpec, TrainedSpec
 from ldm_registry.stage_config import AnyStage, config_of
 from ldm_registry.trainable import Fittable
+from ldm_registry.travel.pull import local_folder
+from ldm_registry.travel.verified import digest_here
 from ldm_registry.vocabulary import Kind
 from ldm_registry.weights import load_weights, parse_config, read_contract
 from ldm_registry.without_memory import WithoutMemory
@@ -70,7 +72,7 @@ class Built:
         device = torch.device(stage.device or "cpu")
         if self.folder is not None and self.component.state_dict():
             if self.contract is not None:
-                verify(self.folder, self.contract)
+                verify(self.folder, self.contract, read=digest_here)
             component = self.component
             load_weights(component, self.folder, variant=getattr(stage, "variant", None), dtype=dtype)
         else:
@@ -231,11 +233,7 @@ def _facts(trained: Trained) -> dict[str, Any]:
 
 
 def _local(checkpoint: str) -> Path:
-    if checkpoint.startswith("hf://"):
-        raise NotFoundError(
-            f"{checkpoint}: only local checkpoints can be used so far", hint="download the folder first"
-        )
-    folder = Path(checkpoint)
+    folder = local_folder(checkpoint)
     if not folder.is_dir():
         siblings = sorted(entry.name for entry in folder.parent.iterdir()) if folder.parent.is_dir() else []
         raise NotFoundError(

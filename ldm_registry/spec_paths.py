@@ -31,7 +31,14 @@ def holds_path(keys: tuple[str, ...]) -> bool:
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_PINNED = re.compile(rf"hf://{_NAME}/{_NAME}@[0-9a-f]{{40}}")
+PINNED = re.compile(
+    rf"hf://(?P<repository>{_NAME}/{_NAME})@(?P<commit>[0-9a-f]{{40}})(?:/(?P<folder>{_NAME}(?:/{_NAME}){{0,3}}))?"
+)
+"""The address of a checkpoint on the Hub: one commit of one repository, or a folder of it."""
+UNPINNED = re.compile(
+    rf"(?:hf:/*)?(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>[\w./-]{{1,128}}))?", re.ASCII
+)
+"""A repository, and maybe a branch, a tag or a commit of it."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|hf:")
 
 
@@ -67,10 +74,12 @@ def checked_checkpoint(text: str | None) -> str | None:
         if has_scheme(text):
             raise ValueError(f"got {text!r}; expected a folder or hf://org/name@<40-hex commit>")
         return checked_local(text)
-    if not _PINNED.fullmatch(text):
+    if not PINNED.fullmatch(text):
+        named = UNPINNED.fullmatch(text)
+        shown = text.removeprefix("hf:").lstrip("/") if named else "ORG/NAME"
         raise ValueError(
             f"got {text!r}; expected hf://org/name@<40-hex commit>: a branch or a tag can move; "
-            "write the commit that it stands for now"
+            f"write the commit that it stands for now, which `ldm pull {shown}` prints"
         )
     return text
 

@@ -35,7 +35,29 @@ LAYERS = (
         "spec_*",
     ),
     ("contracts", "foreign", "hub", "hookspecs", "trainable"),
-    ("registry", "weights", "digests", "golden", "authoring.manifest"),
+    (
+        "registry",
+        "weights",
+        "digests",
+        "golden",
+        "authoring.manifest",
+        "travel",
+        "travel.references",
+        "travel.listing",
+        "travel.verified",
+        "travel.lock",
+        "travel.pull",
+        "travel.pinning",
+        "travel.in_specs",
+        "travel.sealed_code",
+        "travel.code_review",
+        "travel.plugin_contents",
+        "travel.plugin_lock",
+        "travel.plugin_store",
+        "travel.plugin_offer",
+        "travel.plugin_install",
+        "travel.plugin_text",
+    ),
     ("build", "stage_config", "assembly", "pipeline", "original", "original.*"),
     (
         "interchange",
@@ -121,7 +143,7 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 
 def test_core_imports_no_plugin_and_nothing_beside_its_dependencies() -> None:
     declared = (
-        "torch numpy pluggy pydantic pydantic_core safetensors huggingface_hub typer yaml PIL jaxtyping"
+        "torch numpy packaging pluggy pydantic pydantic_core safetensors huggingface_hub typer yaml PIL jaxtyping"
     )
     allowed = {*sys.stdlib_module_names, *declared.split(), "ldm_registry", "pytest"}
     found = {(module, name.split(".")[0]) for module, path in CORE_FILES.items() for name, _ in imports(path)}

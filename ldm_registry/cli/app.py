@@ -18,6 +18,7 @@ from ldm_registry.cli.commands import (
     making,
     plugins,
     training,
+    travelling,
 )
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.errors import SpecError
@@ -38,6 +39,7 @@ for command in (
     *training.COMMANDS,
     *diagnosing.COMMANDS,
     *injecting.COMMANDS,
+    *travelling.COMMANDS,
 ):
     app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
 

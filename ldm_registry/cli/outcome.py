@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_registry.errors import LdmError
+from ldm_registry.errors import LdmError, SpecError
 
 BUG_EXIT_CODE = 70
 INTERRUPTED_EXIT_CODE = 130
@@ -41,7 +41,8 @@ def conclude(command: Callable[[], Result | None], *, as_json: bool) -> int:
     """
     try:
         result = command()
-    except LdmError as error:
+    except LdmError as caught:
+        error = _pinned(caught)
         _print_error(error.to_dict(), f"{type(error).__name__}: {error}", as_json)
         return error.exit_code
     except KeyboardInterrupt:
@@ -60,6 +61,19 @@ def conclude(command: Callable[[], Result | None], *, as_json: bool) -> int:
         return 0
     _print(to_json(result.document) if as_json else result.text)
     return result.exit_code
+
+
+def _pinned(error: LdmError) -> LdmError:
+    """The error, with the lines that pin the addresses on the Hub that it complains of."""
+    if error.exit_code != SpecError.exit_code or "hf:" not in str(error):
+        return error
+    from ldm_registry.travel.pinning import lines_that_pin
+
+    lines = lines_that_pin(error)
+    if not lines:
+        return error
+    hint = "\n".join(filter(None, (error.hint, "write in its place:", *(f"  {line}" for line in lines))))
+    return type(error)(error.summary, error.problems, hint)
 
 
 def to_json(document: Mapping[str, Any]) -> str:

@@ -14,6 +14,9 @@ from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.report.fit import alternatives, checkpoints, fitted, schedule_to_keep
 from ldm_registry.spec import PipelineSpec, bundled_dir, dump_spec
+from ldm_registry.spec_paths import has_scheme
+from ldm_registry.travel.pull import local_folder
+from ldm_registry.travel.references import parse_reference
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.yaml_reader import resolve_scalar
 
@@ -109,11 +112,13 @@ def _part(spec: PipelineSpec, stage: Kind, value: str, registry: Registry) -> di
     if "/" not in value:
         return {stage: value}
     folder = _located(spec, value)
-    return {stage: component_name(stage, folder, registry), f"{stage}_checkpoint": str(folder)}
+    return {stage: component_name(stage, local_folder(folder), registry), f"{stage}_checkpoint": str(folder)}
 
 
-def _located(spec: PipelineSpec, checkpoint: str) -> Path:
-    """A checkpoint that is named as seen from the current folder, from the spec, or among the bundled ones."""
+def _located(spec: PipelineSpec, checkpoint: str) -> Path | str:
+    """A checkpoint on the Hub, or as seen from the current folder, from the spec, or among the bundled ones."""
+    if has_scheme(checkpoint):
+        return str(parse_reference(checkpoint))
     beside = [spec.source.parent] if spec.source else []
     for folder in (Path.cwd(), *beside, bundled_dir()):
         if (folder / checkpoint).is_dir():

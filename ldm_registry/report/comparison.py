@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from ldm_registry.report.grid import grid
 from ldm_registry.report.measurement import ANSWER, PIXELS, Measurement
 from ldm_registry.report.tables import number, table
 from ldm_registry.spec import PipelineSpec, dump_spec
+from ldm_registry.travel.in_specs import lock_path
+from ldm_registry.travel.lock import LOCK
 
 RECORD, PICTURE = "compare.json", "compare.png"
 ROWS: tuple[tuple[str, str, int], ...] = (
@@ -150,6 +153,9 @@ def _measure_apart(name: str, spec: PipelineSpec, n: int, seed: int) -> Compared
     with tempfile.TemporaryDirectory(prefix="ldm-compare-") as scratch:
         folder = Path(scratch)
         (folder / "spec.yaml").write_text(dump_spec(spec, relative_to=folder), encoding="utf-8")
+        lock = lock_path(spec)
+        if lock is not None and lock.is_file():
+            shutil.copyfile(lock, folder / LOCK)
         request = folder / "request.json"
         asked = {"spec": "spec.yaml", "name": name, "n": n, "seed": seed, "threads": torch.get_num_threads()}
         request.write_text(json.dumps(asked), encoding="utf-8")

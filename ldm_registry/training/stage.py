@@ -19,6 +19,7 @@ from ldm_registry.training.denoiser_stage import denoiser_stage
 from ldm_registry.training.job import Job
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.settings import CodecTraining, DenoiserTraining
+from ldm_registry.travel.in_specs import located
 
 SPECS = "specs"
 
@@ -56,6 +57,7 @@ def train(
         raise SpecError(f"cannot train {stage!r}; choose encoder (the whole codec) or denoiser")
     part = getattr(spec, stage)
     folder = output or _named_folder(stage, part.checkpoint)
+    spec = located(spec)
     training_images, validation_images = _image_sets(spec)
     job = Job(
         spec=spec,
