@@ -161,7 +161,7 @@ def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | Refused:
         pipe = assemble(cell.changed)
     except LdmError as error:
         return Refused(cell.key, str(error).partition("\n")[0])
-    report = diagnose(pipe, quick=quick)
+    report = diagnose(pipe, quick=quick, with_costs=False)
     verdict = report.verdict
     named = {stage.value for stage in verdict.stages} if verdict.outcome is Outcome.FAULT else set()
     is_right = bool(named & set(cell.stages)) if cell.stages else not named

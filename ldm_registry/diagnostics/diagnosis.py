@@ -52,6 +52,7 @@ def diagnose(
     stage: Kind | str | None = None,
     seed: int | None = None,
     quick: bool = False,
+    with_costs: bool = True,
 ) -> Report:
     """Find the part of a pipeline that is to blame for bad images, if any is.
 
@@ -64,7 +65,8 @@ def diagnose(
             or the spec's own condition.
         stage: Look at one stage by itself; None looks at all of them and at how they work together.
         seed: Of all noise; None takes the spec's.
-        quick: Take about a fifth of the time.
+        quick: Take about a fifth of the time; leaves the costs out.
+        with_costs: Also measure time and memory of each stage, which has no part in the verdict.
 
     Returns:
         The verdict with all evidence.
@@ -72,7 +74,9 @@ def diagnose(
     Raises:
         SpecError: There are no images.
     """
-    *_, last = diagnosing(pipe, images, condition=condition, stage=stage, seed=seed, quick=quick)
+    *_, last = diagnosing(
+        pipe, images, condition=condition, stage=stage, seed=seed, quick=quick, with_costs=with_costs
+    )
     assert isinstance(last, Report)
     return last
 
@@ -85,13 +89,15 @@ def diagnosing(
     stage: Kind | str | None = None,
     seed: int | None = None,
     quick: bool = False,
+    with_costs: bool = True,
 ) -> Iterator[Begun | Report]:
     """As `diagnose`, which drains it: says what is begun, and ends with the report."""
     begin = time.perf_counter()
     only = None if stage is None else Kind(stage)
     subject = subject_of(pipe, images, condition, only, seed, quick=quick)
     tests = list(run_tests(subject, only))
-    count = len(tests) + 2 * (only is None)
+    with_costs = with_costs and only is None and not quick
+    count = len(tests) + (only is None) + with_costs
     measurements: list[Measurement] = []
     for index, (test, run) in enumerate(tests):
         yield Begun(test.about, index, count)
@@ -99,14 +105,15 @@ def diagnosing(
             measurements.append(run())
     substitution: Substitution | None = None
     warnings = list(pipe.warnings)
-    costs: Costs | None = None
     if only is None:
-        yield Begun("every subset of the stages replaced", count - 2, count)
+        yield Begun("every subset of the stages replaced", len(tests), count)
         with left_as_found(pipe):
             try:
                 substitution = substitute(subject)
             except Exception as error:  # a pipeline too broken to be run is what a diagnosis is for
                 warnings.append(f"no stage could be replaced: {type(error).__name__}: {error}")
+    costs: Costs | None = None
+    if with_costs:
         yield Begun("time and memory of each stage", count - 1, count)
         with left_as_found(pipe):
             try:

@@ -166,7 +166,8 @@ class Report:
         warnings: Findings of the contract check that did not forbid assembly.
         seconds: Wall time of the diagnosis.
         version: Of `ldm_registry`.
-        costs: Time and memory of each stage; None where one stage was looked at by itself, or nothing could be run.
+        costs: Time and memory of each stage; None where one stage was looked at by itself, the short way was taken, or
+            nothing could be run.
     """
 
     name: str

@@ -151,7 +151,7 @@ def test_every_stage_can_be_looked_at_by_itself(stage: str, ldm: Ldm, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.plugins
 def test_a_whole_diagnosis_says_what_each_stage_cost(ldm: Ldm) -> None:
-    document = ldm("diagnose", "emoji-kl-ideal", "--quick", "--json").document
+    document = ldm("diagnose", "emoji-kl-ideal", "--json").document
     assert list(document["costs"]["stages"]) == ["encoder", "denoiser", "scheduler", "decoder"]
     assert document["costs"]["clock"] == "wall clock"
     assert all(one["ms"] > 0.0 for one in document["costs"]["stages"].values())
