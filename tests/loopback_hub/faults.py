@@ -21,6 +21,8 @@ class Fault:
         headers: With that status.
         cut_after: Bytes of the file (or of the answer's body) after which the connection is closed. A request that
             resumes beyond that byte gets nothing at all.
+        cut_upload_after: Bytes of the request's body that are read before the connection is closed; nothing is done.
+        lose_answer: What was asked for is done, and the connection closed without a word.
         flip: Index of a byte of the file whose lowest bit is turned over.
         replace: Another content of the file; its length is announced as it is.
         delay_s: Before anything is answered.
@@ -34,6 +36,8 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
+    cut_upload_after: int | None = None
+    lose_answer: bool = False
     flip: int | None = None
     replace: bytes | None = None
     delay_s: float = 0.0
@@ -69,6 +73,16 @@ class Faults:
     def cut(self, after: int, path: str = "", times: int | None = None, method: str | None = "GET") -> Fault:
         """Close the connection after so many bytes."""
         return self.add(Fault(path, method, times, cut_after=after))
+
+    def cut_upload(
+        self, after: int, path: str = "", times: int | None = None, method: str | None = None
+    ) -> Fault:
+        """Close the connection after so many bytes of what is sent; nothing is kept of them."""
+        return self.add(Fault(path, method, times, cut_upload_after=after))
+
+    def lose_answer(self, path: str, times: int | None = None, method: str | None = None) -> Fault:
+        """Do what is asked, and close the connection."""
+        return self.add(Fault(path, method, times, lose_answer=True))
 
     def flip(self, at: int, path: str, times: int | None = None) -> Fault:
         """Turn over one bit of the byte at an index of a file."""

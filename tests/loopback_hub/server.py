@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -494,10 +494,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         hub = self.server.hub
-        request = self._read()
+        request = self._head()
+        faults = hub.faults.taken(self.command, self._shown(request))
+        cut = next((fault.cut_upload_after for fault in faults if fault.cut_upload_after is not None), None)
+        if cut is None:
+            request = replace(request, body=self._body())
         with hub.lock:
             hub.requests.append(request)
-        faults = hub.faults.taken(self.command, self._shown(request))
+        if cut is not None:
+            self.rfile.read(min(cut, int(self.headers.get("Content-Length") or 0)))
+            self.close_connection = True
+            return
         for fault in faults:
             if fault.before is not None:
                 fault.before()
@@ -514,15 +521,20 @@ class _Handler(BaseHTTPRequestHandler):
             answer = _document({"error": refused.message, **more}, refused.status)
             answer.headers |= {"X-Error-Message": refused.message}
             answer.headers |= {"X-Error-Code": refused.code} if refused.code else {}
+        if any(fault.lose_answer for fault in faults):
+            self.close_connection = True
+            return
         self._send(answer, request, faults)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - as http.server names them
 
-    def _read(self) -> Request:
-        parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            body = b"".join(self._chunks())
+            return b"".join(self._chunks())
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _head(self) -> Request:
+        parts = urlsplit(self.path)
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         path = "/" + "/".join(part.replace("%2F", "%252F") for part in parts.path.lstrip("/").split("/"))
         return Request(
@@ -532,7 +544,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.headers.get("Host", ""),
             token if scheme == "Bearer" else None,
             {key.lower(): value for key, value in self.headers.items()},
-            body,
         )
 
     def _chunks(self) -> Iterable[bytes]:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import toy_plugin
 from loopback_hub import LoopbackHub
+from toy_plugin import CodecConfig, DenoiserConfig, ToyDecoder, ToyDenoiser, ToyEncoder
 
+from ldm_registry.__main__ import main
+from ldm_registry.assembly import assemble
+from ldm_registry.build import build_schedule, fresh
+from ldm_registry.contracts import Contract
 from ldm_registry.hub import Hub
+from ldm_registry.interfaces import Trained
+from ldm_registry.pipeline import Pipeline
+from ldm_registry.registry import Registry
+from ldm_registry.spec import PipelineSpec, load_spec
+from ldm_registry.travel.references import Reference
+from ldm_registry.vocabulary import Prediction
+from ldm_registry.weights import save_checkpoint
 
+REGISTRY = Registry([toy_plugin])
 TOKEN = "hf_loopbackTokenThatNobodyMaySee"
 
 
@@ -55,3 +72,103 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
 def client(hub: LoopbackHub) -> Hub:
     """Our client of it."""
     return Hub.from_environment()
+
+
+@dataclass(frozen=True)
+class ToyRepositories:
+    """A codec and a denoiser on the Hub, and a spec that names them.
+
+    Attributes:
+        hub: Where they are.
+        codec: `org/toy-codec`, its commit.
+        denoiser: `org/toy-denoiser`, its commit.
+        files: Of each repository, by path.
+        folder: Where the spec lies.
+    """
+
+    hub: LoopbackHub
+    codec: Reference
+    denoiser: Reference
+    files: dict[str, dict[str, bytes]]
+    folder: Path
+
+    def spec(self, text: str | None = None) -> PipelineSpec:
+        """The spec, written to `spec.yaml` and read again."""
+        path = self.folder / "spec.yaml"
+        path.write_text(text or self.text, "utf-8")
+        return load_spec(path)
+
+    @property
+    def text(self) -> str:
+        return (
+            "version: 1\nimage: {channels: 3, size: 16}\n"
+            f"encoder: {{use: toy-codec, checkpoint: {self.codec}}}\n"
+            f"denoiser: {{use: toy-denoiser, checkpoint: {self.denoiser}}}\n"
+            "scheduler: {use: toy-scheduler, config: {steps: 3}}\n"
+            f"decoder: {{use: toy-codec, checkpoint: {self.codec}}}\n"
+            "condition: {class_label: [0, 2]}\n"
+        )
+
+    def assembled(self) -> Pipeline:
+        """The pipeline of the spec."""
+        return assemble(self.spec(), REGISTRY)
+
+
+@pytest.fixture(scope="session")
+def toy_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """The files of two small checkpoints, as `save_checkpoint` writes them."""
+    folder = tmp_path_factory.mktemp("toys")
+    codec = (fresh(ToyEncoder, (CodecConfig(),), 1), fresh(ToyDecoder, (CodecConfig(),), 2))
+    said = Contract(components={"encoder": "toy-codec", "decoder": "toy-codec"})
+    save_checkpoint(codec, folder / "toy-codec", contract=said, card="")
+    schedule = build_schedule("toy_schedule", {}, REGISTRY)
+    denoiser = fresh(ToyDenoiser, (DenoiserConfig(), Trained(Prediction.V, schedule)), 3)
+    trained = Contract(
+        components={"denoiser": "toy-denoiser"}, prediction=Prediction.V, schedule={"name": "toy_schedule"}
+    )
+    save_checkpoint([denoiser], folder / "toy-denoiser", contract=trained, card="")
+    return {
+        part.name: {path.name: path.read_bytes() for path in sorted(part.iterdir())}
+        for part in sorted(folder.iterdir())
+    }
+
+
+@pytest.fixture
+def toys(hub: LoopbackHub, toy_files: dict[str, dict[str, bytes]], tmp_path: Path) -> ToyRepositories:
+    """Both checkpoints on the Hub, tagged v1.0.0."""
+    commits = {
+        name: Reference(f"org/{name}", hub.publish(f"org/{name}", dict(files), tag="v1.0.0"))
+        for name, files in toy_files.items()
+    }
+    hub.requests.clear()
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return ToyRepositories(hub, commits["toy-codec"], commits["toy-denoiser"], toy_files, folder)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output as the one JSON document that it has to be."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ldm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs one command in this process."""
+
+    def run(*words: str | Path) -> Ended:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert TOKEN not in captured.out + captured.err
+        return Ended(code, captured.out, captured.err)
+
+    return run

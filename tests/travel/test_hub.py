@@ -184,3 +184,22 @@ def test_the_front_matter_is_yaml_that_the_hub_reads() -> None:
     text = front_matter({"license": "mit", "tags": ["ldm-component"], "library_name": "ldm-registry"})
     assert "license: mit" in text
     assert "- ldm-component" in text
+
+
+@pytest.mark.parametrize("path", ["/preupload/", "/objects/batch", "/store/", "/commit/"])
+def test_an_upload_that_is_cut_commits_nothing(hub: LoopbackHub, client: Hub, path: str) -> None:
+    parent = hub.publish("org/x", {"config.json": b"[]"})
+    hub.faults.cut_upload(3, path)
+    with pytest.raises(NetworkError, match="could not be reached"):
+        client.commit("org/x", FILES, "Second", parent=parent)
+    assert client.commit_of("org/x") == parent
+    hub.faults.clear()
+    assert client.commit("org/x", FILES, "Second", parent=parent) == client.commit_of("org/x")
+
+
+def test_an_answer_that_is_lost_leaves_a_commit_that_can_be_seen(hub: LoopbackHub, client: Hub) -> None:
+    parent = hub.publish("org/x", {"config.json": b"[]"})
+    hub.faults.lose_answer("/commit/", times=1)
+    with pytest.raises(NetworkError):
+        client.commit("org/x", FILES, "Second", parent=parent)
+    assert client.commit_of("org/x") != parent
