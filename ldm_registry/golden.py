@@ -88,16 +88,16 @@ def answer(part: Encoder | Denoiser | Decoder, question: GoldenOutput) -> Tensor
         LdmError: The part refuses the input.
     """
     like = next((one for one in part.parameters() if one.is_floating_point()), torch.empty(0))
-    z = _input(question)
+    z = question_input(question)
     if isinstance(part, Encoder):
-        return _spread(part.encode(z.to(like)))
+        return spread(part.encode(z.to(like)))
     if isinstance(part, Decoder):
-        return _spread(part.decode(z.to(like)))
+        return spread(part.decode(z.to(like)))
     log_snr = torch.tensor(question.log_snr or 0.0, dtype=torch.float64, device="cpu")
     level = NoiseLevel.at(log_snr, Scaling.VP)
     output = part(z.to(like), level, _condition(part, question, like)).prediction
     x0 = to_x0(part.prediction, output.double().cpu(), z.double(), level)
-    return _spread((level.alpha * z.double() - x0) / level.sigma)
+    return spread((level.alpha * z.double() - x0) / level.sigma)
 
 
 def difference(found: Tensor, recorded: Sequence[float]) -> float:
@@ -119,7 +119,7 @@ def _answered(question: GoldenOutput, found: Tensor) -> GoldenOutput:
     return question.model_copy(update={"values": tuple((found.round(decimals=DECIMALS) + 0.0).tolist())})
 
 
-def _spread(output: Tensor) -> Tensor:
+def spread(output: Tensor) -> Tensor:
     """Values from all over an output: [at most `VALUES`]."""
     values = output.detach().double().cpu().flatten()
     # A step that shares no factor with the sizes of an image visits all of its channels, rows and columns.
@@ -127,7 +127,7 @@ def _spread(output: Tensor) -> Tensor:
     return values[rows]
 
 
-def _input(question: GoldenOutput) -> Tensor:
+def question_input(question: GoldenOutput) -> Tensor:
     """[1, C, H, W], float32 on the CPU: pixels that vary smoothly within [-1, 1], or standard normal latents."""
     channels, height, width = question.shape
     generator = torch.Generator().manual_seed(question.seed)

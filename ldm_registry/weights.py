@@ -163,14 +163,25 @@ def load_weights(
         IntegrityError: All that it has is a pickle, or a file is a link out of the folder.
         CheckpointError: Missing, unexpected or wrong-shape tensors, all at once; a broken file; NaN or infinity.
     """
+    tensors = stored_tensors(component, folder, variant=variant, dtype=dtype)
+    if tensors:
+        _assign(component, tensors)
+
+
+def stored_tensors(
+    component: Component, folder: Path, *, variant: str | None = None, dtype: torch.dtype | None = None
+) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint by the names that they have in a component; arguments and errors as `load_weights`.
+
+    Memory-mapped: what is not looked at is not read.
+    """
     expected = component.state_dict()
     if not expected:
-        return
+        return {}
     match = _matching(component, expected, read_weights(folder, variant))
     tensors = read_tensors(match.sources, dtype)
     # An old 1x1 convolution may stand for a linear layer; every other shape is known to be equal.
-    shaped = {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
-    _assign(component, shaped)
+    return {name: tensor.view(expected[name].shape) for name, tensor in tensors.items()}
 
 
 def check_weights(component: Component, folder: Path, variant: str | None = None) -> StoredWeights:

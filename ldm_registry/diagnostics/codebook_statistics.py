@@ -111,7 +111,9 @@ def codebook_faults(use: CodebookUse, recorded: SelfTest | None) -> Iterator[Sus
         said = f"perplexity {use.perplexity:.0f} (at least {lowest:.0f} expected), {differ}"
         # Codes that coincide are the decoder's own; few codes in use may be the latents' doing.
         guilty = frozenset({Kind.DECODER}) if use.distinct < 0.5 * use.codes else CODEC
-        yield Suspicion(guilty, "the codebook has collapsed", 0.85, said)
+        # Of codes that were trained no two are alike: those that are are copies.
+        strength = 0.97 if use.distinct < 0.5 * use.codes else 0.85
+        yield Suspicion(guilty, "the codebook has collapsed", strength, said)
     if not DISTANCE.holds(use.distance):
         said = f"the nearest code is {use.distance:.2f} spreads away"
         yield Suspicion(CODEC, "latents do not lie where the codes are", 0.75, said)

@@ -58,7 +58,8 @@ def _difference(subject: Subject, golden: GoldenOutput) -> float:
         return math.inf
 
 
-def _tolerance(subject: Subject, kind: Kind) -> float:
+def tolerance(subject: Subject, kind: Kind) -> float:
+    """Largest relative difference that rounding makes in the number type of a stage."""
     dtype = placement(getattr(subject.pipe, kind.value))[1]
     return TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
 
@@ -71,7 +72,7 @@ def _metrics(
             f"{kind}_difference",
             max(value for _, value in values),
             f"largest relative difference of the {kind} from its golden outputs",
-            Healthy(None, _tolerance(subject, kind), "contract: golden outputs, up to rounding"),
+            Healthy(None, tolerance(subject, kind), "contract: golden outputs, up to rounding"),
         )
 
 
@@ -80,16 +81,16 @@ def _suspicions(
 ) -> Iterator[Suspicion]:
     for kind, values in known.items():
         worst, where = max((value, _where(golden)) for golden, value in values)
-        tolerance = _tolerance(subject, kind)
-        if worst > tolerance:
+        allowed = tolerance(subject, kind)
+        if worst > allowed:
             # An order of magnitude beyond what rounding can do is proof.
-            strength = STRENGTH_AT_TOLERANCE + 0.37 * min(1.0, math.log10(worst / tolerance))
+            strength = STRENGTH_AT_TOLERANCE + 0.37 * min(1.0, math.log10(worst / allowed))
             yield Suspicion(
                 frozenset({kind}),
                 "does not compute what it did when it was saved",
                 min(STRONGEST, strength),
                 f"its output{where} differs by {worst:.3g} (relative) from the recorded one; rounding makes "
-                f"{tolerance:g} at most",
+                f"{allowed:g} at most",
             )
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Suspicion
 from ldm_registry.diagnostics.golden_output import GOLDEN_SAME, golden_distance
+from ldm_registry.diagnostics.golden_outputs import differences
+from ldm_registry.diagnostics.stored_weights import weight_suspicions
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.digests import verify
 from ldm_registry.errors import LdmError
@@ -28,6 +30,8 @@ EDGE = 1.05
 EXCESS = 6.0
 RANDOM_SHARE = 0.3
 """In networks that were trained for a few minutes an eighth of the weights, small attention matrices, look so."""
+SAME_OUTPUT = 0.01
+"""Relative difference from a golden output up to which nothing is wrong with the weights."""
 WHOLE_BLOCK = 4
 """Matrices that a block needs to be judged as a whole; of a trained block some always stand out."""
 
@@ -73,6 +77,7 @@ def measure_load(subject: Subject) -> Measurement:
         (
             *files,
             *(suspicion for one in audits for suspicion in _suspicions(one, is_intact=one.kind in intact)),
+            *_parted(subject),
         ),
         seconds=time.perf_counter() - begin,
     )
@@ -168,6 +173,14 @@ def _files(subject: Subject) -> Iterator[Suspicion]:
             verify(Path(folder), contract)
         except (LdmError, OSError) as error:
             yield Suspicion(frozenset({kind}), "files differ from the contract", 0.95, str(error))
+
+
+def _parted(subject: Subject) -> Iterator[Suspicion]:
+    """Parts whose weights are not those of their file, unless they put out what was recorded all the same."""
+    for kind in NETWORKS:
+        outputs = differences(subject, kind)
+        if not outputs or max(value for _, value in outputs) > SAME_OUTPUT:
+            yield from weight_suspicions(subject, kind)
 
 
 def _metrics(one: Audit, *, is_intact: bool) -> Iterator[Metric]:

@@ -28,6 +28,7 @@ def measure_contract(subject: Subject) -> Measurement:
             for text in found.warnings
         ),
         *broken,
+        *_odd_half(subject),
     ]
     return Measurement(
         "CON",
@@ -69,6 +70,25 @@ def _broken_promises(subject: Subject) -> Iterator[Suspicion]:
         said, used = Prediction(contract.prediction), denoiser.prediction
         text = f"the contract says {said}, the denoiser {used}"
         yield Suspicion(stages, f"{said} read as {used}", 0.8, text)
+
+
+def _odd_half(subject: Subject) -> Iterator[Suspicion]:
+    """A half of the codec that is of another codec than the other half and the denoiser."""
+    contract = subject.contract(Kind.DENOISER)
+    wanted = contract.codec_sha256 if contract is not None else None
+    halves = (Kind.ENCODER, Kind.DECODER)
+    fits = {
+        kind: wanted in {file.sha256 for file in known.files.values()}
+        for kind in halves
+        if (known := subject.contract(kind)) is not None
+    }
+    if wanted is None or sorted(fits.values()) != [False, True]:
+        return
+    odd, other = sorted(fits, key=lambda kind: fits[kind])
+    text = f"the denoiser was trained on the codec that the {other} is of, by the digest of its weights"
+    yield Suspicion(
+        frozenset({odd}), f"the {odd} is of another codec than the {other} and the denoiser", 0.95, text
+    )
 
 
 def _coverage(subject: Subject) -> Iterator[Metric]:

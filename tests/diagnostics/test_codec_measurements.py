@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from diagnostics.codec_injuries import (
 from torch import Tensor
 
 from ldm_registry.diagnostics.codebook_statistics import codebook_usage
+from ldm_registry.diagnostics.codec_explanations import explanation
 from ldm_registry.diagnostics.codec_precision import measure_codec_precision
 from ldm_registry.diagnostics.codec_symmetry import measure_codec_symmetry
 from ldm_registry.diagnostics.decoder_inversion import measure_decoder_inversion
@@ -32,6 +34,7 @@ from ldm_registry.diagnostics.inversion import linear_inverse, optimised
 from ldm_registry.diagnostics.latent_statistics import golden_distance, measure_latent_statistics
 from ldm_registry.diagnostics.round_trip import evenly, measure_round_trip
 from ldm_registry.diagnostics.signatures import mixing_fit
+from ldm_registry.diagnostics.stored_weights import weight_suspicions
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.vocabulary import Kind
 
@@ -161,8 +164,6 @@ def test_golden_latents_are_found_again_and_only_where_they_were_recorded() -> N
 
 
 def test_a_collapsed_codebook_is_seen() -> None:
-    import copy
-
     decoder = copy.deepcopy(bundled("emoji-vq-dit").decoder)
     subject = subject_of(name="emoji-vq-dit", decoder=decoder, quick=True)
     healthy = codebook_usage(decoder, subject.latents)
@@ -320,3 +321,50 @@ def test_pixels_in_a_range_that_both_halves_agree_on_leave_the_round_trip_clean(
         quick=True,
     )
     assert measure_round_trip(subject).suspicions == ()
+
+
+SHIFT = torch.tensor([0.4, -0.3, 0.2, 0.1]).view(1, 4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("half", "stage", "fault"),
+    [
+        (InjuredDecoder, "before", "its latents are scaled by 0.72"),
+        (InjuredDecoder, "after", "pixel range of its output is [-3.00, 1.00] instead of [-1, 1]"),
+        (InjuredEncoder, "before", "pixel range of its input is [0.00, 1.00] instead of [-1, 1]"),
+        (InjuredEncoder, "after", "its latents are shifted by (+0.40, -0.30, +0.20, +0.10)"),
+    ],
+)
+def test_golden_outputs_say_by_how_much_a_half_is_wrong(half: Any, stage: str, fault: str) -> None:
+    change = {
+        "scaled": lambda z: 0.72 * z,
+        "output": lambda x: 2.0 * x - 1.0,
+        "input": lambda x: 0.5 * x + 0.5,
+        "shifted": lambda z: z + SHIFT,
+    }[next(word for word in ("scaled", "output", "input", "shifted") if word in fault)]
+    kind = Kind.ENCODER if half is InjuredEncoder else Kind.DECODER
+    part = half(getattr(bundled("emoji-kl-dit"), kind.value), **{stage: change})
+    found = explanation(subject_of(quick=True, **{kind.value: part}), kind)
+    assert found is not None
+    assert found.fault == fault
+    assert found.left < 0.05 * found.before
+
+
+def test_the_codec_as_it_was_saved_needs_no_explanation() -> None:
+    subject = subject_of(quick=True)
+    assert explanation(subject, Kind.ENCODER) is explanation(subject, Kind.DECODER) is None
+
+
+def test_weights_that_are_not_those_of_the_file_are_seen() -> None:
+    subject = subject_of(quick=True)
+    assert [*weight_suspicions(subject, Kind.DECODER)] == []
+    decoder = copy.deepcopy(subject.pipe.decoder)
+    with torch.no_grad():
+        next(one for one in decoder.parameters() if one.ndim > 1).mul_(1.5)
+    (altered,) = weight_suspicions(subject_of(quick=True, decoder=decoder), Kind.DECODER)
+    assert altered.fault == "weights are altered or corrupt"
+    with torch.no_grad():
+        for one in decoder.parameters():
+            one.normal_(generator=torch.Generator().manual_seed(0))
+    (random,) = weight_suspicions(subject_of(quick=True, decoder=decoder), Kind.DECODER)
+    assert random.fault == "weights were never loaded: they are random"

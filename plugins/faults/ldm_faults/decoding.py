@@ -28,7 +28,7 @@ class HalfPrecisionOverflow(Fault):
     name = "half-precision-overflow"
     fault_id = "F01"
     modifies = stages = (Kind.DECODER,)
-    words = ("finite", "nan", "overflow", "precision")
+    words = ("NaN", "not finite", "overflow")
     fault_class = "overflow in half precision"
 
     def injure(self, part: Component) -> None:
@@ -59,7 +59,7 @@ class TiledDecode(Fault):
     name = "tiled-decode"
     fault_id = "F19"
     modifies = stages = (Kind.DECODER,)
-    words = ("tile", "seam", "period", "border", "mesh")
+    words = ("tile", "seam", "mesh of period")
     fault_class = "tiled decoding"
 
     def injure(self, part: Component) -> None:

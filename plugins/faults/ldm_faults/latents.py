@@ -27,7 +27,8 @@ class WrongScalingFactor(Fault):
     name = "wrong-scaling-factor"
     fault_id = "F03"
     modifies = stages = (Kind.DECODER,)
-    words = ("scal", "contrast", "gain", "washed")
+    # What a smaller latent decodes to is less contrast; a test on images alone can say no more.
+    words = ("latents are scaled", "contrast is multiplied")
     fault_class = "latent scaling factor"
 
     def injure(self, part: Component) -> None:
@@ -52,7 +53,7 @@ class DroppedShift(Fault):
     name = "dropped-shift"
     fault_id = "F05"
     modifies = stages = (Kind.DECODER,)
-    words = ("shift", "offset", "mean", "brightness", "colour")
+    words = ("latents are shifted", "brightness or colour is shifted")
     fault_class = "latent shift"
 
     def injure(self, part: Component) -> None:
@@ -93,7 +94,7 @@ class WrongCodecSameShape(Fault):
     fault_id = "F17"
     Config = SeededConfig
     modifies = stages = (Kind.ENCODER, Kind.DECODER)
-    words = ("codec", "latent", "channel", "mix", "statistic", "another")
+    words = ("another codec", "mixed across channels")
     fault_class = "latents of another codec"
 
     def injure(self, part: Component) -> None:

@@ -22,7 +22,7 @@ class UnitRangeInput(Fault):
     name = "unit-range-input"
     fault_id = "F10"
     modifies = stages = (Kind.ENCODER,)
-    words = ("range", "contrast", "offset", "scale", "brightness")
+    words = ("pixel range of its input", "pixels are taken as [0")
     fault_class = "pixel range of the encoder's input"
 
     def injure(self, part: Component) -> None:
@@ -45,7 +45,7 @@ class UnmappedOutput(Fault):
     name = "unmapped-output"
     fault_id = "F11"
     modifies = stages = (Kind.DECODER,)
-    words = ("range", "contrast", "offset", "scale", "dark", "brightness")
+    words = ("pixel range of its output", "range of pixels is exceeded")
     fault_class = "pixel range of the decoder's output"
 
     def injure(self, part: Component) -> None:

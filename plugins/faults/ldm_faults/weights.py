@@ -29,7 +29,7 @@ class CorruptedDecoderWeights(Fault):
     fault_id = "F18"
     Config = SeededConfig
     modifies = stages = (Kind.DECODER,)
-    words = ("weight", "decoder", "corrupt", "mesh", "quality", "texture")
+    words = ("weights are altered or corrupt", "files differ from the contract", "mesh")
     fault_class = "weights of the decoder"
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class RandomWeights(Fault):
     Config = SeededConfig
     modifies = (Kind.ENCODER, Kind.DENOISER, Kind.DECODER)
     stages = (Kind.DENOISER,)
-    words = ("weight", "random", "load", "quality", "untrained")
+    words = ("weights are left at random", "weights were never")
     fault_class = "weights never loaded"
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class CollapsedCodebook(Fault):
     fault_id = "F29"
     Config = SeededConfig
     modifies = stages = (Kind.DECODER,)
-    words = ("codebook", "code", "perplexity", "collapse")
+    words = ("codebook has collapsed",)
     fault_class = "codebook collapse"
 
     @torch.no_grad()
