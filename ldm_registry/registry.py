@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from ldm_registry import hookspecs
-from ldm_registry.errors import LdmError, NotFoundError, PluginError, did_you_mean
+from ldm_registry.errors import IntegrityError, LdmError, NotFoundError, PluginError, did_you_mean
 from ldm_registry.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Registry:
 
     def __init__(self, modules: Sequence[ModuleType] = ()) -> None:
         self._classes: dict[str, dict[tuple[str, str], type[Component]]] = {}
-        self._failures: dict[str, PluginError] = {}
+        self._failures: dict[str, LdmError] = {}
         entries: list[Entry] = []
         for module in modules:
             classes = _components(module)
@@ -106,6 +106,7 @@ class Registry:
             NotFoundError: Nobody declares it.
             PluginError: Two distributions declare it, its plugin cannot be imported, or the plugin does not
                 return what it declares.
+            IntegrityError: Its plugin came from the Hub, and is not what was installed. It is not imported.
         """
         found = [entry for entry in self._entries if entry.key == (str(kind), name)]
         if not found:
@@ -133,9 +134,12 @@ class Registry:
         if module_name in self._failures:
             raise self._failures[module_name]
         if module_name not in self._classes:
+            from ldm_registry.travel.sealed_code import require_sealed
+
             try:
+                require_sealed(module_name)
                 self._classes[module_name] = self._import(module_name)
-            except PluginError as error:
+            except (PluginError, IntegrityError) as error:
                 self._failures[module_name] = error
                 raise
         return self._classes[module_name]

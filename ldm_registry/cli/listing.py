@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldm_registry.cli.outcome import Result
-from ldm_registry.errors import PluginError, SpecError, did_you_mean
+from ldm_registry.errors import IntegrityError, PluginError, SpecError, did_you_mean
 from ldm_registry.registry import Entry, Registry
 from ldm_registry.report.tables import table
 from ldm_registry.vocabulary import Kind
@@ -63,7 +63,7 @@ def _import_all(registry: Registry, kind: str | None) -> None:
     for entry in registry.entries(kind):
         try:
             registry.get(entry.kind, entry.name)
-        except PluginError:
+        except (PluginError, IntegrityError):
             continue
 
 

@@ -1,0 +1,363 @@
+"""Install what was offered and consented to; take it away again; say whether it still is what it was."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ldm_registry.errors import IntegrityError, LdmError, MissingDependencyError, NotFoundError, SpecError
+from ldm_registry.hookspecs import PROJECT
+from ldm_registry.hub import clean
+from ldm_registry.registry import Registry
+from ldm_registry.travel.plugin_contents import Contents, normal
+from ldm_registry.travel.plugin_lock import LockedPlugin, change_locked, locked_of, read_locked
+from ldm_registry.travel.plugin_offer import Offer, find_installed, require_allowed
+from ldm_registry.travel.plugin_store import (
+    Installed,
+    filled,
+    held,
+    installed,
+    lay_down,
+    sweep,
+    switch_off,
+    switch_on,
+    unwritten,
+)
+from ldm_registry.travel.sealed_code import Seal, sealed_folder_of
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An installed plugin, wherever it came from.
+
+    Attributes:
+        distribution: Its name, in the normal form.
+        version: Of the distribution; empty where nobody knows.
+        components: `kind.name` of each.
+        origin: `hf://org/name`, or what installed it.
+        revision: As it was asked for; None for what is not from the Hub.
+        commit: What that stood for.
+        digest: Of its code.
+        locked: Whether the lock names it.
+        problems: Whatever is not as it was installed or locked.
+    """
+
+    distribution: str
+    version: str
+    components: tuple[str, ...]
+    origin: str
+    revision: str | None = None
+    commit: str | None = None
+    digest: str | None = None
+    locked: bool = False
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_from_hub(self) -> bool:
+        """Whether there is, or has to be, a record to compare it with."""
+        return self.commit is not None or bool(self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as a JSON document."""
+        return {field: getattr(self, field) for field in self.__slots__}
+
+
+def require_installable(offer: Offer, *, allow_missing: bool = False) -> None:
+    """Stop before anybody is asked, where the plugin could not work anyway.
+
+    Raises:
+        MissingDependencyError: Something that it needs is not there. It is never installed in passing.
+    """
+    if offer.missing and not allow_missing:
+        wanted = " ".join(f"'{text.partition(' (there is')[0]}'" for text in offer.missing)
+        raise MissingDependencyError(
+            f"{offer.name} needs what is not installed here; nothing was installed",
+            offer.missing,
+            hint=f"look at them, then `{sys.executable} -m pip install {wanted}`; or say --allow-missing",
+        )
+
+
+def require_consent(offer: Offer, digest: str | None) -> None:
+    """Consent is given to exactly these bytes.
+
+    Args:
+        offer: What would be installed.
+        digest: Of the code that somebody trusts, `sha256:...`.
+
+    Raises:
+        SpecError: That is no digest.
+        IntegrityError: Nobody consented, or to other code.
+    """
+    if digest is None:
+        raise IntegrityError(
+            f"{offer.name} is code from the Hub, and nobody consented to it; nothing was installed",
+            [f"code digest: {offer.digest}"],
+            hint="read the code; then install it from a terminal, or with --trust-code and its digest",
+        )
+    if not DIGEST.fullmatch(digest):
+        raise SpecError(f"--trust-code {clean(digest)!a} is no digest", hint="expected sha256: and 64 digits")
+    if digest != offer.digest:
+        raise IntegrityError(
+            f"{offer.address} is not the code that is trusted; nothing was installed",
+            [f"trusted: {digest}", f"found: {offer.digest}"],
+            hint="compare the two before you trust the second",
+        )
+
+
+def install(
+    offer: Offer, digest: str | None, site_folder: Path, lock: Path, *, allow_missing: bool = False
+) -> Installed:
+    """Install a plugin, or put it in the place of an earlier one; whole and recorded, or not at all.
+
+    Args:
+        offer: What was looked at.
+        digest: Of the code that was consented to.
+        site_folder: Of the environment.
+        lock: The lock file that gets it.
+        allow_missing: Also where something that it needs is missing.
+
+    Returns:
+        What is installed now.
+
+    Raises:
+        LdmError: As `require_allowed`, `require_consent` and `require_installable`.
+        IntegrityError: The plugins changed since the offer was made, or what was written is not what was meant.
+        NetworkError: The disk is full, or cannot be written to; everything is as it was.
+    """
+    require_allowed()
+    require_consent(offer, digest)
+    require_installable(offer, allow_missing=allow_missing)
+    contents, sources = _laid_out(offer)
+    seal = filled(_seal(offer), contents, sources)
+    with held(site_folder):
+        _require_unchanged(offer, site_folder)
+        folder = lay_down(site_folder, offer.name, seal, contents)
+        # The lock comes first: code that is switched on is never without its record.
+        before = read_locked(lock).get(offer.name)
+        change_locked(lock, offer.name, locked_of(offer.name, seal))
+        try:
+            switch_on(site_folder, offer.name, folder)
+        except BaseException:
+            change_locked(lock, offer.name, before)
+            raise
+        sweep(site_folder)
+    return find_installed(offer.name, site_folder)
+
+
+def record(plugin: Installed, lock: Path) -> None:
+    """Name in a lock what is installed already.
+
+    Raises:
+        IntegrityError: The lock names another commit or other code of it.
+    """
+    if plugin.seal is None:
+        return
+    found = locked_of(plugin.distribution, plugin.seal)
+    problems = _against_lock(found, read_locked(lock).get(plugin.distribution), lock)
+    if problems:
+        raise IntegrityError(f"plugin {plugin.distribution} is not what {lock} names", problems)
+    change_locked(lock, plugin.distribution, found)
+
+
+def remove(name: str, site_folder: Path, lock: Path) -> str:
+    """Take a plugin away, however broken it is, and out of the lock.
+
+    Args:
+        name: Of the distribution, or of a component of it.
+        site_folder: Of the environment.
+        lock: The lock file; it need not exist.
+
+    Returns:
+        The distribution that is gone.
+
+    Raises:
+        NotFoundError: No such plugin was installed from the Hub, and the lock names none.
+        LdmError: The disk cannot be written to, or the lock is broken.
+    """
+    wanted = name if "/" in name else normal(name)
+    with held(site_folder):
+        try:
+            wanted = find_installed(wanted, site_folder).distribution
+        except NotFoundError:
+            if wanted not in read_locked(lock):
+                raise
+        switch_off(site_folder, wanted)
+        sweep(site_folder)
+        if lock.exists():
+            change_locked(lock, wanted, None)
+    return wanted
+
+
+def states(site_folder: Path, lock: Path) -> list[State]:
+    """Every installed plugin, those from the Hub compared with their records and with the lock. Imports nothing.
+
+    Args:
+        site_folder: Of the environment.
+        lock: The lock file; it need not exist.
+
+    Raises:
+        IntegrityError: The lock is broken.
+    """
+    locked = read_locked(lock)
+    ours = {one.distribution: one for one in installed(site_folder)}
+    found = [_state(one, locked.get(name), lock) for name, one in ours.items()]
+    found += [
+        State(name, "", (), f"hf://{one.repository}", one.revision, one.commit, one.digest, True,
+              (f"{lock} names it, and it is not installed: `ldm plugin install hf://{one.repository}@{one.commit}`",))
+        for name, one in locked.items()
+        if name not in ours
+    ]  # fmt: skip
+    points: dict[str, list[str]] = {}
+    for entry in Registry.discover().entries():
+        points.setdefault(entry.distribution, []).append(f"{entry.kind}.{entry.name}")
+    for distribution, components in points.items():
+        if normal(distribution) not in ours:
+            found.append(_other(distribution, tuple(components)))
+    return sorted(found, key=lambda one: one.distribution)
+
+
+def verified(names: Sequence[str], site_folder: Path, lock: Path) -> list[State]:
+    """The states of some plugins from the Hub, or of all that are installed or locked.
+
+    Args:
+        names: Of distributions; none for all.
+        site_folder: Of the environment.
+        lock: The lock file; it need not exist.
+
+    Raises:
+        NotFoundError: One of them was not installed from the Hub.
+        IntegrityError: The lock is broken.
+    """
+    found = {one.distribution: one for one in states(site_folder, lock)}
+    wanted = {
+        name if name in found else find_installed(normal(name), site_folder).distribution for name in names
+    }
+    strangers = sorted(name for name in wanted if not found[name].is_from_hub)
+    if strangers:
+        raise NotFoundError(
+            f"{', '.join(strangers)}: not installed from the Hub, so there is nothing to compare with",
+            hint="`ldm plugin list` shows where each plugin comes from",
+        )
+    return [one for name, one in found.items() if one.is_from_hub and (not names or name in wanted)]
+
+
+def _seal(offer: Offer) -> Seal:
+    manifest = offer.contents.manifest
+    return Seal(
+        distribution=offer.name,
+        version=manifest.version,
+        repository=offer.repository,
+        revision=offer.revision,
+        commit=offer.commit,
+        digest=offer.digest,
+        components=tuple(f"{one.kind}.{one.name}" for one in manifest.components),
+        files={},
+    )
+
+
+def _laid_out(offer: Offer) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
+    """Every file by its path in the installed folder, and where those of the repository come from."""
+    about = offer.contents.metadata_folder
+    sources = {}
+    for source, path in offer.contents.sources.items():
+        if "/" in source:
+            sources[path] = source
+        else:
+            sources[f"{about}/{path}" if path == "pyproject.toml" else f"{about}/licenses/{path}"] = source
+    contents = {path: offer.files[source] for path, source in sources.items()}
+    contents |= unwritten({path: b"" for path, source in sources.items() if "/" in source})
+    contents |= {f"{about}/{path}": text.encode() for path, text in _described(offer.contents).items()}
+    return contents, sources
+
+
+def _described(contents: Contents) -> dict[str, str]:
+    """The files that tell Python and pip what is installed.
+
+    There is no RECORD on purpose: pip then neither replaces nor removes what is not its own.
+    """
+    manifest = contents.manifest
+    about = [
+        "Metadata-Version: 2.1",
+        f"Name: {manifest.distribution}",
+        f"Version: {manifest.version}",
+        f"Summary: {clean(manifest.description)}",
+        *([f"Requires-Python: {clean(contents.requires_python)}"] if contents.requires_python else []),
+        *(f"Requires-Dist: {clean(needed, most=500)}" for needed in contents.requirements),
+    ]
+    points = [f"{one.kind}.{one.name} = {one.module}" for one in manifest.components]
+    return {
+        "METADATA": "\n".join(about) + "\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: ldm-registry\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "INSTALLER": "ldm-registry\n",
+        "entry_points.txt": "\n".join([f"[{PROJECT}]", *points]) + "\n",
+        "top_level.txt": "\n".join(contents.packages) + "\n",
+    }
+
+
+def _require_unchanged(offer: Offer, site_folder: Path) -> None:
+    now = {one.distribution: one.folder for one in installed(site_folder, check=False)}.get(offer.name)
+    before = offer.before.folder if offer.before else None
+    if now != before:
+        raise IntegrityError(
+            f"plugin {offer.name} was installed or changed meanwhile",
+            hint="look at it again: run the command again",
+        )
+
+
+def _state(one: Installed, locked: LockedPlugin | None, lock: Path) -> State:
+    seal = one.seal
+    if seal is None:
+        return State(one.distribution, "", (), "the Hub, record broken", problems=one.problems)
+    problems = [*one.problems, *_against_lock(locked_of(one.distribution, seal), locked, lock)]
+    if one.folder is not None and str(one.folder) in sys.path:
+        packages = {path.partition("/")[0] for path in seal.files if path.endswith(".py")}
+        for package in sorted(packages):
+            if sealed_folder_of(package) != one.folder:
+                problems.append(
+                    f"package {package!a} is found elsewhere first, and would be used in its place"
+                )
+    return State(
+        one.distribution,
+        seal.version,
+        seal.components,
+        f"hf://{seal.repository}",
+        seal.revision,
+        seal.commit,
+        seal.digest,
+        locked is not None,
+        tuple(problems),
+    )
+
+
+def _against_lock(found: LockedPlugin, locked: LockedPlugin | None, lock: Path) -> list[str]:
+    if locked is None:
+        return []
+    texts = ("repository", "commit", "digest")
+    problems = [
+        f"{key}: {lock} says {getattr(locked, key)}, installed is {getattr(found, key)}"
+        for key in texts
+        if getattr(locked, key) != getattr(found, key)
+    ]
+    if problems:
+        return problems + [
+            f"{path!a}: differs from {lock}"
+            for path in sorted(locked.files.keys() | found.files.keys())
+            if locked.files.get(path) != found.files.get(path)
+        ]
+    return []
+
+
+def _other(distribution: str, components: Sequence[str]) -> State:
+    try:
+        there = metadata.distribution(distribution)
+        version, by = there.version, (there.read_text("INSTALLER") or "other means").strip()
+    except (metadata.PackageNotFoundError, LdmError):
+        version, by = "", "other means"
+    return State(normal(distribution), version, tuple(sorted(components)), f"installed by {clean(by)}")
