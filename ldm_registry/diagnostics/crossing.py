@@ -189,7 +189,7 @@ def size_in_words(parity: Parity) -> str:
         case Match.ROUNDING:
             return f"rounding of {parity.precision}, {parity.relative_error:.1e}"
         case Match.DIFFERENT if parity.relative_error == 0.0:
-            return "other noise levels" if parity.stage is Kind.SCHEDULER else "other conditions"
+            return "other steps or noise levels" if parity.stage is Kind.SCHEDULER else "other conditions"
         case Match.DIFFERENT if math.isinf(parity.relative_error):
             return "other shape, or not finite"
         case Match.DIFFERENT if parity.tolerance == 0.0:

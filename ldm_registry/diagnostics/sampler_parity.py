@@ -40,9 +40,11 @@ def sampler_parity(scheduler: Scheduler, recorded: Recorded, dtype: torch.dtype)
     levels = scheduler.levels()
     found = with_one(found, recorded.start, levels.prior(recorded.noise.to(dtype)), -1, recorded.levels[0])
     replay = _Replay(recorded, dtype)
+    taken = 0
     generators = [torch.Generator().manual_seed(seed) for seed in recorded.seeds]
     try:
         for step in scheduler.trajectory(replay, recorded.start.to(dtype), generators):
+            taken = step.index + 1
             for call, z in replay.drain():
                 found = with_one(found, call.z, z, call.step, call.level)
             if step.index < count:
@@ -51,8 +53,12 @@ def sampler_parity(scheduler: Scheduler, recorded: Recorded, dtype: torch.dtype)
         if found.match is not Match.DIFFERENT:
             found = replace(found, match=Match.DIFFERENT, step=parted.step, log_snr=parted.log_snr)
         return replace(found, notes=(str(parted),))
-    if len(levels) - 1 != count and found.match is not Match.DIFFERENT:
-        found = replace(found, match=Match.DIFFERENT, step=min(len(levels) - 1, count))
+    made = len(recorded.states)
+    if taken != made:
+        note = f"it takes {taken} steps, the first {made}"
+        is_first = found.match is not Match.DIFFERENT
+        last = min(taken, made) if is_first else found.step
+        found = replace(found, match=Match.DIFFERENT, step=last, notes=(note,))
     return found
 
 

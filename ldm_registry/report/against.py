@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 
@@ -52,10 +53,11 @@ def differing_in_words(one: Parity) -> Iterator[str]:
     if len(one.settings) > MOST_SETTINGS:
         yield f"and {len(one.settings) - MOST_SETTINGS} more settings"
     if one.module is not None:
-        error = f"{one.module_error:.2g}" if one.module_error is not None else "unknown"
+        error = one.module_error or 0.0
+        by = f"by {error:.2g}" if math.isfinite(error) else "in shape or in what is finite"
         count, compared = one.modules
         own = f"{count} of {compared} modules differ{'s' * (count == 1)} by {'itself' if count == 1 else 'themselves'}"
-        yield f"module {one.module} ({one.module_kind}): answers otherwise to the same input, by {error}; {own}"
+        yield f"module {one.module} ({one.module_kind}): answers otherwise to the same input, {by}; {own}"
     for tensor in one.tensors[:MOST_TENSORS]:
         yield f"tensor {tensor.name} {list(tensor.shape)}: {tensor.how}"
     if len(one.tensors) > MOST_TENSORS:
@@ -66,7 +68,7 @@ def differing_in_words(one: Parity) -> Iterator[str]:
 def _verdict(found: Crossing) -> Iterator[str]:
     yield f"{found.names[0]} against {found.names[1]}: {headline(found)}"
     if found.difference is not None and found.agreement is not Agreement.EQUAL:
-        said = f"images differ by {found.difference:.2g} of 255 steps of colour (root mean square)"
+        said = f"images differ by {found.difference:.3g} of 255 steps of colour (root mean square)"
         if found.better is not None:
             said += f"; on known images {('the first', 'the second')[found.better]} is the better one"
         elif found.known:
