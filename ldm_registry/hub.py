@@ -388,6 +388,13 @@ class Hub:
             raise _ours(error, what, self._token) from error
 
 
+def is_missing_revision(error: NotFoundError) -> bool:
+    """Whether it is the branch, tag or commit that was not found, in a repository that is there."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    return isinstance(error.__cause__, RevisionNotFoundError)
+
+
 def is_offline() -> bool:
     """Whether the environment forbids to ask the Hub anything."""
     return any(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_registry.errors import IntegrityError, LdmError, NotFoundError
-from ldm_registry.hub import Hub
+from ldm_registry.hub import Hub, is_missing_revision
 from ldm_registry.json_files import read_json
 from ldm_registry.spec_paths import PINNED
 from ldm_registry.travel.pull import held_commits, repository_folder
@@ -83,7 +83,9 @@ def _check_history(repository: str, commit: str, hub: Hub) -> None:
             continue
         try:
             hub.commit_of(repository, earlier)
-        except NotFoundError:
+        except NotFoundError as error:
+            if not is_missing_revision(error):
+                raise
             raise IntegrityError(
                 f"{repository} is not the repository that was pulled before",
                 [f"expected its commit {earlier}", f"found {commit} on top of another history"],

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, final
 
 from ldm_registry.errors import CheckpointError, IntegrityError, LdmError, NetworkError, NotFoundError
-from ldm_registry.hub import Hub, RemoteFile, alone
+from ldm_registry.hub import Hub, RemoteFile, alone, is_missing_revision
 from ldm_registry.json_files import read_json
 from ldm_registry.safetensors_header import read_header
 from ldm_registry.spec_paths import HUB_SCHEME
@@ -179,7 +179,9 @@ def _bring(reference: Reference, locked: Files | None, hub: Hub, place: Path) ->
 def _check_commit(reference: Reference, hub: Hub) -> None:
     try:
         commit = hub.commit_of(reference.repository, reference.commit)
-    except NotFoundError:
+    except NotFoundError as error:
+        if not is_missing_revision(error):
+            raise
         now = hub.commit_of(reference.repository)  # raises where the repository is gone too
         raise IntegrityError(
             f"{reference.repository} has no commit {reference.commit}",
@@ -241,12 +243,16 @@ def _check_locked(reference: Reference, locked: Files | None, files: Sequence[Re
 
 
 def _check_space(folder: Path, files: Iterable[RemoteFile]) -> None:
-    needed, free = sum(file.size for file in files), shutil.disk_usage(folder).free
+    needed, free = sum(file.size for file in files), _free_bytes(folder)
     if needed > free:
         raise NetworkError(
             f"no space is left on the disk: {needed} bytes are needed, {free} are free",
             hint="nothing was kept; free some, or name a folder on another disk in LDM_CACHE",
         )
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _check_content(reference: Reference, folder: Path, facts: Files) -> None:

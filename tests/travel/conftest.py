@@ -12,6 +12,7 @@ import pytest
 import toy_plugin
 from loopback_hub import LoopbackHub
 from toy_plugin import CodecConfig, DenoiserConfig, ToyDecoder, ToyDenoiser, ToyEncoder
+from toy_project import Place
 
 from ldm_registry.__main__ import main
 from ldm_registry.assembly import assemble
@@ -54,7 +55,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     # The library waits seconds between its tries.
     monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-    http.close_session()
 
 
 @pytest.fixture
@@ -172,3 +172,13 @@ def ldm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         return Ended(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def place(client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An empty environment to install plugins into."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setenv("LDM_TEST_MARK", str(tmp_path / "mark"))
+    monkeypatch.chdir(tmp_path)
+    return Place(client, site, tmp_path / "ldm.lock", tmp_path / "mark")
