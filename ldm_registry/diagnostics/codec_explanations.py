@@ -182,7 +182,7 @@ def _pixel_range_out(question: _Question, as_is: Tensor) -> _Try:
     # The right pixels by least squares from those that came, and the other way round for the words.
     gain = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum().clamp(min=1e-12))
     offset = float(y.mean()) - gain * float(x.mean())
-    return _range_words("output", gain, offset), question.distance(gain * values + offset), None
+    return range_words("output", gain, offset), question.distance(gain * values + offset), None
 
 
 def _pixel_range_in(question: _Question) -> _Try:
@@ -190,10 +190,10 @@ def _pixel_range_in(question: _Question) -> _Try:
         return parameters[0].exp() * question.inputs + parameters[1]
 
     solved, left = _solved(question, change, 2, (torch.zeros(2), torch.tensor([math.log(2.0), -1.0])))
-    return _range_words("input", math.exp(float(solved[0])), float(solved[1])), left, None
+    return range_words("input", math.exp(float(solved[0])), float(solved[1])), left, None
 
 
-def _range_words(side: str, gain: float, offset: float) -> str:
+def range_words(side: str, gain: float, offset: float) -> str:
     """Words for pixels that `gain * x + offset` puts right."""
     low, high = ((end - offset) / gain if abs(gain) > 1e-6 else 0.0 for end in (-1.0, 1.0))
     return f"pixel range of its {side} is [{low:.2f}, {high:.2f}] instead of [-1, 1]"
@@ -281,7 +281,7 @@ def _solved(
     """Parameters [count] of a change of the input that bring the golden outputs nearest, by Levenberg-Marquardt."""
 
     def values(tries: Sequence[Tensor]) -> Tensor:
-        outputs = question.run(torch.cat([change(one) for one in tries])).split(len(question.inputs))
+        outputs = torch.split(question.run(torch.cat([change(one) for one in tries])), len(question.inputs))
         return torch.stack([torch.stack([spread(one) for one in part]).flatten() for part in outputs])
 
     golden = question.golden.flatten()

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ldm_registry.diagnostics.codec_explanations import Explanation, explanation
+from ldm_registry.diagnostics.codec_explanations import Explanation, explanation, range_words
 from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Picture, Suspicion
 from ldm_registry.diagnostics.golden_outputs import differences, tolerance
 from ldm_registry.diagnostics.inversion import linear_inverse, optimised
 from ldm_registry.diagnostics.latent_link import PLACE, Link
 from ldm_registry.diagnostics.latent_statistics import golden_distance, golden_range, moments
 from ldm_registry.diagnostics.round_trip import LOSSLESS_DB, evenly, recorded_psnr_db, round_trip, signature
-from ldm_registry.diagnostics.signatures import psnr_db
+from ldm_registry.diagnostics.signatures import channel_fit, psnr_db
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import NoiseLevel
@@ -56,6 +56,8 @@ INVERSION_NOISE = 0.5
 ones: what descent leaves in them looks like noise."""
 CERTAIN = 0.97
 """Strength where golden outputs come back under a change of pixels or latents."""
+EXACT = 0.01
+"""Share of the variance that an explanation by a range alone may leave over."""
 DECISIVE = 0.25
 STREAM = 41
 
@@ -318,12 +320,25 @@ def _suspicions(
         yield Suspicion(CODEC, f"encoder and decoder do not belong together: {theirs}", 0.6, numbers)
         return
     strength = min(0.9, 0.5 + abs(leaning) / 2)
+    if subject.pipe.decoder.latent_space.stride == 1 and (said := _pixel_range(found, leaning)):
+        theirs = ours = said
+        strength = CERTAIN
     numbers += f"; the denoiser finds the {'encoder' if leaning > 0 else 'decoder'}'s latents stranger"
     yield (
         Suspicion(ENCODER, theirs, strength, numbers)
         if leaning > 0
         else Suspicion(DECODER, ours, strength, numbers)
     )
+
+
+def _pixel_range(found: Inversion, leaning: float) -> str | None:
+    """In pixel space, a range of pixels that explains the round trip wholly; None where none does."""
+    fit = channel_fit(found.images, found.returned)
+    gain, offset = fit.gain, float(fit.offset.mean())
+    even = max(float((fit.matrix.diagonal() - gain).abs().max()), float((fit.offset - offset).abs().max()))
+    if not (fit.unexplained < EXACT and even < EXACT and abs(gain) > EXACT):
+        return None
+    return range_words("input" if leaning > 0 else "output", 1.0 / gain, -offset / gain)
 
 
 def _puts_out_the_same(subject: Subject, kind: Kind) -> bool:
