@@ -49,6 +49,10 @@ LAYERS = (
         "travel.pull",
         "travel.pinning",
         "travel.in_specs",
+        "travel.scan",
+        "travel.publishing",
+        "travel.card_text",
+        "travel.model_card",
         "travel.sealed_code",
         "travel.code_review",
         "travel.plugin_contents",
@@ -69,7 +73,16 @@ LAYERS = (
         "report",
         "report.*",
     ),
-    ("testing", "testing.*", "authoring", "authoring.*"),
+    (
+        "testing",
+        "testing.*",
+        "authoring",
+        "authoring.*",
+        "travel.remeasured",
+        "travel.push",
+        "travel.plugin_push",
+        "travel.publication_text",
+    ),
     ("cli", "cli.*", "__main__"),
 )
 PUBLIC_TO_PLUGINS = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
 from ldm_registry.contracts import Contract
 from ldm_registry.training.settings import LoopSettings
+from ldm_registry.travel.card_text import card, table
+from ldm_registry.travel.model_card import MADE_FROM_THESE, figures, tags_of
 
 EMOJI = "noto-emoji"
 EMOJI_LICENCE = "Noto Emoji by Google, Apache License 2.0 (npm package `emoji-datasource-google` 16.0.0)"
@@ -45,101 +46,36 @@ def model_card(
         dataset: File name of the images that it was trained on.
     """
     parts = [
-        _front_matter(contract),
         f"# {title}",
         f"Made for `ldm_registry` by `{command}`. It serves {_components(contract)}.",
         "## How it came about",
-        _table(("", ""), [(name.replace("_", " "), value) for name, value in contract.training.items()]),
+        table(("", ""), [(name.replace("_", " "), value) for name, value in contract.training.items()]),
     ]
     if EMOJI in dataset:
         parts.append(f"The images are {EMOJI_LICENCE}.")
     if history:
         parts.append("The settings changed on the way:\n\n" + "\n".join(f"- {line}" for line in history))
-    figures = _figures(contract)
-    if figures:
-        parts += ["## Figures", "On the validation set, with the weights as they are stored here.", figures]
-        if contract.self_test is not None and (contract.self_test.data or "").startswith(f"{dataset} "):
-            parts.append("It was made from these very images, so the figures say nothing about others.")
     if settings is not None:
         # A folder's path says something of one machine only; its name stands in the table above.
         stated = settings.model_dump(mode="json", exclude_defaults=True, exclude={"initialise_from"})
         block = json.dumps(stated, indent=2)
         parts += ["## Settings", f"Everything else is as `ldm schema` gives it.\n\n```json\n{block}\n```"]
-    return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(contract: Contract) -> str:
-    tags = ["ldm-component", *dict.fromkeys(f"ldm-{kind}" for kind in contract.components)]
-    lines = [
-        "---",
-        "library_name: ldm-registry",
-        "license: apache-2.0",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-    ]
-    return "\n".join(lines)
+    front = {"license": "apache-2.0", "tags": tags_of(contract)}
+    return card("\n\n".join(parts), front, title, _figures(contract, dataset))
 
 
 def _components(contract: Contract) -> str:
     return " and ".join(f"{kind} `{name}`" for kind, name in contract.components.items())
 
 
-def _figures(contract: Contract) -> str:
-    test = contract.self_test
-    rows: list[tuple[str, Any]] = []
-    if test is not None:
-        rows += [
-            ("round-trip PSNR (dB)", test.round_trip_psnr_db),
-            ("perplexity of the codebook", test.perplexity),
-            ("codes that nothing uses", test.dead_codes),
-        ]
-    for name, statistics in (
-        ("training", contract.latent_declared),
-        ("validation", contract.latent_measured),
-    ):
-        if statistics is not None:
-            rows += [
-                (f"latent mean by channel, {name} set", _numbers(statistics.mean)),
-                (f"latent std by channel, {name} set", _numbers(statistics.std)),
-            ]
-    kept = [(name, value) for name, value in rows if value is not None]
-    tables = [_table(("figure", "value"), kept)] if kept else []
-    if test is not None and test.denoising_error:
-        tables.append(_denoising_table(contract))
-    return "\n\n".join(tables)
-
-
-def _denoising_table(contract: Contract) -> str:
-    assert contract.self_test is not None
-    errors = contract.self_test.denoising_error
-    ratios = [one.x0_mse / one.gaussian_x0_mse for one in errors]
-    rows = [
-        (f"{one.log_snr:+.0f}", f"{one.x0_mse:.4f}", f"{one.gaussian_x0_mse:.4f}", f"{ratio:.3f}")
-        for one, ratio in zip(errors, ratios, strict=True)
-    ]
-    mean = sum(ratios) / len(ratios)
-    return (
-        "Mean squared error of the clean latent, beside that of the Gaussian-optimal (Wiener) denoiser with the "
-        "training latents' full covariance:\n\n"
-        + _table(("log-SNR (nats)", "x0 error", "Gaussian-optimal", "ratio"), rows)
-        + f"\n\nMean ratio {mean:.3f}: "
-        + (f"{100 * (1 - mean):.1f} % below it." if mean < 1 else "not below it.")
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    shown = ", ".join(f"{value:.3f}" for value in values[:8])
-    return f"{shown}, ..." if len(values) > 8 else shown
+def _figures(contract: Contract, dataset: str) -> str:
+    shown = figures(contract)
+    if not shown:
+        return ""
+    parts = ["## Figures", "On the validation set, with the weights as they are stored here.", shown]
+    if contract.self_test is not None and (contract.self_test.data or "").startswith(f"{dataset} "):
+        parts.append(MADE_FROM_THESE)
+    return "\n\n".join(parts)
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ldm_registry.cli.arguments import Json
-from ldm_registry.cli.commands import installing
+from ldm_registry.cli.commands import installing, publishing
 from ldm_registry.cli.outcome import Result
 from ldm_registry.errors import SpecError
 from ldm_registry.vocabulary import Kind
@@ -95,4 +95,4 @@ def _settings(words: Sequence[str]) -> dict[str, Any] | None:
     return values or None
 
 
-COMMANDS = (new, test_, *installing.COMMANDS)
+COMMANDS = (new, test_, *publishing.PLUGIN_COMMANDS, *installing.COMMANDS)

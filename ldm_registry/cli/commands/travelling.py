@@ -1,4 +1,4 @@
-"""Commands that talk to the Hub: search, pull, lock."""
+"""Commands that talk to the Hub: search, pull, lock; and push, which stands in `publishing`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ldm_registry.cli.arguments import Json, Spec
+from ldm_registry.cli.commands import publishing
 from ldm_registry.cli.outcome import Result
 from ldm_registry.vocabulary import Kind
 
@@ -90,4 +91,4 @@ def lock(
     return Result(document, render_lock(document))
 
 
-COMMANDS = (search, pull, lock)
+COMMANDS = (search, pull, lock, *publishing.COMMANDS)
