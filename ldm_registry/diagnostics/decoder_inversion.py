@@ -320,8 +320,8 @@ def _suspicions(
         yield Suspicion(CODEC, f"encoder and decoder do not belong together: {theirs}", 0.6, numbers)
         return
     strength = min(0.9, 0.5 + abs(leaning) / 2)
-    if subject.pipe.decoder.latent_space.stride == 1 and (said := _pixel_range(found, leaning)):
-        theirs = ours = said
+    if subject.pipe.decoder.latent_space.stride == 1 and (ranged := _pixel_range(found, leaning)):
+        theirs = ours = ranged
         strength = CERTAIN
     numbers += f"; the denoiser finds the {'encoder' if leaning > 0 else 'decoder'}'s latents stranger"
     yield (
