@@ -161,13 +161,13 @@ class Ended:
 
 
 @pytest.fixture
-def ldm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def ldm(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs one command in this process."""
 
     def run(*words: str | Path) -> Ended:
-        capsys.readouterr()
+        capfd.readouterr()
         code = main([str(word) for word in words])
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         assert TOKEN not in captured.out + captured.err
         return Ended(code, captured.out, captured.err)
 

@@ -75,7 +75,7 @@ def test_a_connection_that_is_always_cut_leaves_nothing(
 
 @pytest.mark.slow
 def test_a_connection_may_be_cut_after_any_byte_of_the_weights(toys: Any, tmp_path: Path) -> None:
-    for at in range(0, len(toys.files["toy-codec"][WEIGHTS]), 7):
+    for at in range(0, len(toys.files["toy-codec"][WEIGHTS]), 43):
         toys.hub.faults.cut(at, WEIGHTS)
         refused(toys, tmp_path)
         toys.hub.faults.clear()
