@@ -17,6 +17,8 @@ settings.load_profile("ldm")
 # Tests of how the plugins work together, and of diagnoses, which take their subjects from the bundled pipelines; a
 # tree from which the plugins were removed has nothing there to test.
 collect_ignore = [] if (ROOT / "plugins").is_dir() else ["plugins", "diagnostics"]
+# Projects of their own, with tests that run where they are installed; tests/authoring runs them.
+collect_ignore.append("third_party")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -68,24 +68,27 @@ def require_match(got: str, expected: str) -> None:
 @pytest.mark.plugins
 def test_following_the_page_from_an_empty_folder_ends_with_images(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="the build backend that the page uses")
-    folder, site = tmp_path / "ldm-haar", tmp_path / "site"
-    folder.mkdir()
+    folder, site = tmp_path, tmp_path / "site"
     path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
     written, output = set(), ""
     for block in blocks():
         if block.name:
+            assert (folder / block.name).is_file(), f"{block.name} is no file of the project"
             (folder / block.name).write_text(block.body, "utf-8")
             written.add(block.name)
         elif block.language == "bash":
             output = ""
             for line in block.body.splitlines():
+                if line.startswith("cd "):
+                    folder = folder / line.removeprefix("cd ")
+                    continue
                 done = run(line, folder, site, environment)
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
                 output += done.stdout
         elif block.language == "text" and block.follows:
             require_match(output, block.body)
-    assert written == {"pyproject.toml", "ldm_haar.py", "test_haar.py", "haar.yaml"}
+    assert written == {"ldm_haar/codec.py", "tests/test_haar_codec.py", "haar.yaml"}
     assert sorted(file.name for file in (folder / "out").glob("image-*.png")) == [
         f"image-{index:05}.png" for index in range(4)
     ]

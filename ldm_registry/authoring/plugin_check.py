@@ -18,6 +18,7 @@ from ldm_registry.weights import CONTRACT, parse_config
 
 CHECKPOINT = "checkpoint"
 """Folder of a project with the weights of its component."""
+MOST_CHARACTERS = 300
 MARKS = {
     Status.PASSED: "ok",
     Status.FAILED: "FAILED",
@@ -128,13 +129,19 @@ def render(report: PluginReport) -> str:
         origin = f"{report.plugin}, from {report.source}" if report.source else report.plugin
         lines.append(f"{one.component.replace('.', ' ', 1)}  ({origin})")
         for result in one.results:
-            detail = f": {result.detail}" if result.detail else ""
+            detail = f": {_line(result.detail)}" if result.detail else ""
             lines.append(f"  {MARKS[result.status]:<14}  {result.name}{detail}")
             if result.status is Status.FAILED:
                 lines.append(f"{'':18}expected: {about[result.name]}")
                 lines.append(f"{'':18}where: {result.where}")
         lines.append(_summary(one))
     return "\n".join(lines)
+
+
+def _line(detail: str) -> str:
+    """A detail on one line, cut where it is long; the JSON document holds all of it."""
+    line = "; ".join(part.strip() for part in detail.splitlines() if part.strip())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ... (--json shows all)"
 
 
 def _summary(report: ConformanceReport) -> str:

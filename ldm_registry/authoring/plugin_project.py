@@ -179,7 +179,7 @@ def render(project: Project) -> str:
 def _words(project: Project) -> dict[str, str]:
     """What the templates are filled in with."""
     registered = [name for group in project.groups for name in _classes(project, group)]
-    cards = [_fill(f"{group}/card.md", {"name": _name_in(project, group)}) + "\n" for group in project.groups]
+    cards = [_fill(f"{group}/card.md", {"name": _name_in(project, group)}) for group in project.groups]
     return {
         "name": project.name,
         "Title": project.title,
@@ -193,7 +193,7 @@ def _words(project: Project) -> dict[str, str]:
         "classes": _wrapped("[", registered, "]", indent="    ", before="return "),
         "tags": ", ".join(f"ldm-{kind}" for kind in project.kinds),
         "spec": project.spec(project.groups[0]),
-        "cards": "".join(cards),
+        "cards": "\n".join(cards),
     }
 
 
