@@ -151,8 +151,13 @@ def install(
     return find_installed(offer.name, site_folder)
 
 
-def record(plugin: Installed, lock: Path) -> None:
-    """Name in a lock what is installed already.
+def record(plugin: Installed, site_folder: Path, lock: Path) -> None:
+    """Name in a lock what is installed already; what a killed installation left unfinished ends here.
+
+    Args:
+        plugin: What is installed.
+        site_folder: Of the environment.
+        lock: The lock file that gets it.
 
     Raises:
         IntegrityError: The lock names another commit or other code of it.
@@ -163,7 +168,9 @@ def record(plugin: Installed, lock: Path) -> None:
     problems = _against_lock(found, read_locked(lock).get(plugin.distribution), lock)
     if problems:
         raise IntegrityError(f"plugin {plugin.distribution} is not what {lock} names", problems)
-    change_locked(lock, plugin.distribution, found)
+    with held(site_folder):
+        change_locked(lock, plugin.distribution, found)
+        sweep(site_folder)
 
 
 def remove(name: str, site_folder: Path, lock: Path) -> str:

@@ -243,13 +243,13 @@ def _commit(hub: Hub, repository: str, revision: str | None, held: tuple[Held, .
             hub.commit_of(repository)  # where the whole repository is gone, that is what is said
             raise _made_anew(repository, next(one for one in held if one.commit == revision)) from None
         raise
-    for one in held:
-        if one.commit != commit:
-            try:
-                hub.commit_of(repository, one.commit)
-            except NotFoundError:
-                raise _made_anew(repository, one) from None
-    named = [one for one in held if not is_commit(one.revision)]
+    elsewhere = [one for one in held if one.commit != commit]
+    for one in elsewhere:
+        try:
+            hub.commit_of(repository, one.commit)
+        except NotFoundError:
+            raise _made_anew(repository, one) from None
+    named = [one for one in elsewhere if not is_commit(one.revision)]
     tags = hub.references(repository).tags if named else {}
     for one in named:
         if tags.get(one.revision, one.commit) != one.commit:

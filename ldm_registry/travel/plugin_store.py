@@ -112,7 +112,7 @@ def lay_down(site_folder: Path, name: str, seal: Seal, contents: Mapping[str, by
     if target.exists():
         if not _problems(target):
             return target
-        shutil.rmtree(target)
+        _discard(target)
     staging = Path(mkdtemp(prefix=STAGING, dir=store))
     try:
         for path, content in {**contents, RECORD: seal.dump()}.items():
@@ -149,11 +149,11 @@ def sweep(site_folder: Path) -> None:
     kept = {one.folder for one in installed(site_folder, check=False)}
     for entry in store.iterdir():
         if entry.name.startswith(STAGING):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            _discard(entry)
         elif entry.is_dir():
             for folder in entry.iterdir():
                 if folder not in kept:
-                    shutil.rmtree(folder)
+                    _discard(folder)
             if not any(entry.iterdir()):
                 entry.rmdir()
 
@@ -208,6 +208,13 @@ def _problems(folder: Path) -> tuple[str, ...]:
 
 def _switch(site_folder: Path, name: str) -> Path:
     return site_folder / f"ldm-plugin-{name}.pth"
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

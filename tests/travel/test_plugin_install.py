@@ -4,60 +4,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
-from toy_project import toy_project, tree
+from toy_project import NAME, REPO, Place, toy_project, tree
 
 from ldm_registry.__main__ import main
 from ldm_registry.errors import IntegrityError, MissingDependencyError, NotFoundError, SpecError
-from ldm_registry.hub import Hub
 from ldm_registry.travel import plugin_store
 from ldm_registry.travel.plugin_install import install, record, remove, states, verified
-from ldm_registry.travel.plugin_offer import Offer, offer, offer_update
+from ldm_registry.travel.plugin_offer import offer, offer_update
 from ldm_registry.travel.plugin_store import Installed, installed
 from ldm_registry.travel.plugin_text import describe_offer, render_offer
 
-REPO = "org/ldm-toy-travel"
-NAME = "ldm-toy-travel"
-
-
-@dataclass
-class Place:
-    """An environment to install into."""
-
-    client: Hub
-    site: Path
-    lock: Path
-
-    def offer(self, revision: str = "v1.0.0", repository: str = REPO) -> Offer:
-        found = offer(self.client, f"hf://{repository}@{revision}", self.site, self.lock)
-        assert isinstance(found, Offer)
-        return found
-
-    def install(self, revision: str = "v1.0.0") -> Installed:
-        found = self.offer(revision)
-        return install(found, found.digest, self.site, self.lock)
-
-    def update(self, to: str | None = None) -> Offer:
-        found = offer_update(self.client, NAME, to, self.site, self.lock)
-        assert isinstance(found, Offer)
-        return found
-
 
 @pytest.fixture
-def place(client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.setenv("LDM_TEST_MARK", str(tmp_path / "mark"))
-    monkeypatch.chdir(tmp_path)
-    return Place(client, site, tmp_path / "ldm.lock")
-
-
-@pytest.fixture
-def ldm(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def plugin(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command line, installing into the place."""
     monkeypatch.setattr(plugin_store, "environment_site", lambda: place.site)
     return lambda *words: main(["plugin", *words])
@@ -69,7 +32,9 @@ def test_what_is_installed_is_found_by_python_and_lies_there_as_it_was_published
     files = toy_project()
     commit = hub.publish(REPO, files, tag="v1.0.0")
     plugin = place.install()
-    assert plugin.problems == () and plugin.folder is not None and plugin.seal is not None
+    assert plugin.problems == ()
+    assert plugin.folder is not None
+    assert plugin.seal is not None
     assert (plugin.seal.commit, plugin.seal.repository, plugin.seal.revision) == (commit, REPO, "v1.0.0")
     there = tree(plugin.folder)
     assert all(
@@ -96,7 +61,8 @@ def test_what_is_installed_is_found_by_python_and_lies_there_as_it_was_published
 def test_a_src_layout_is_installed_without_its_src(hub: LoopbackHub, place: Place) -> None:
     hub.publish(REPO, toy_project(source="src/"), tag="v1.0.0")
     plugin = place.install()
-    assert plugin.folder is not None and (plugin.folder / "ldm_toy_travel/deep/__init__.py").is_file()
+    assert plugin.folder is not None
+    assert (plugin.folder / "ldm_toy_travel/deep/__init__.py").is_file()
 
 
 def test_the_lock_names_repository_commit_digest_and_every_file(hub: LoopbackHub, place: Place) -> None:
@@ -158,7 +124,7 @@ def test_the_same_commit_again_changes_nothing_and_fills_in_a_lost_lock(
     for revision in ("v1.0.0", commit, "main"):
         again = offer(place.client, f"hf://{REPO}@{revision}", place.site, place.lock)
         assert isinstance(again, Installed)
-        record(again, place.lock)
+        record(again, place.site, place.lock)
     assert (tree(place.site), place.lock.read_text()) == (before, locked)
 
 
@@ -177,11 +143,13 @@ def test_what_is_missing_is_named_and_not_installed(hub: LoopbackHub, place: Pla
     files["pyproject.toml"] = files["pyproject.toml"].replace(b'dependencies = ["ldm-registry>=0.1"]', needs)
     hub.publish(REPO, files, tag="v1.0.0")
     found = place.offer()
-    assert found.missing[0] == "no-such-library>=2" and found.missing[1].startswith("torch>=999 (there is ")
+    assert found.missing[0] == "no-such-library>=2"
+    assert found.missing[1].startswith("torch>=999 (there is ")
     with pytest.raises(MissingDependencyError, match="no-such-library") as caught:
         install(found, found.digest, place.site, place.lock)
     assert "pip install 'no-such-library>=2' 'torch>=999'" in str(caught.value)
-    assert tree(place.site) == {} and not place.lock.exists()
+    assert tree(place.site) == {}
+    assert not place.lock.exists()
     install(found, found.digest, place.site, place.lock, allow_missing=True)
     assert [one.distribution for one in installed(place.site)] == [NAME]
 
@@ -193,15 +161,18 @@ def test_an_update_shows_the_code_that_changes_and_asks_again(hub: LoopbackHub, 
     hub.publish(REPO, toy_project("2.0.0rc1", 44), tag="v2.0.0rc1")
     found = place.update()
     assert (found.revision, found.commit) == ("v1.1.0", commit)
-    assert "-ANSWER = 42\n+ANSWER = 43\n" in found.changes and "+ANSWER = 43" in render_offer(found)
+    assert "-ANSWER = 42\n+ANSWER = 43\n" in found.changes
+    assert "+ANSWER = 43" in render_offer(found)
     assert old.seal is not None
     for digest in (None, old.seal.digest):
         with pytest.raises(IntegrityError):
             install(found, digest, place.site, place.lock)
         assert installed(place.site) == [old]
     new = install(found, found.digest, place.site, place.lock)
-    assert new.seal is not None and new.seal.commit == commit
-    assert old.folder is not None and not old.folder.exists()
+    assert new.seal is not None
+    assert new.seal.commit == commit
+    assert old.folder is not None
+    assert not old.folder.exists()
     assert json.loads(place.lock.read_text())["plugins"][0]["commit"] == commit
     assert isinstance(offer_update(place.client, NAME, None, place.site, place.lock), Installed)
 
@@ -211,14 +182,16 @@ def test_an_update_that_leaves_the_code_alone_needs_no_new_consent(hub: Loopback
     place.install()
     hub.publish(REPO, {"README.md": b"# Another card\n"}, tag="v1.0.1")
     found = place.update()
-    assert found.is_known_code and found.changes == ""
+    assert found.is_known_code
+    assert found.changes == ""
 
 
 def test_removing_leaves_nothing_behind(hub: LoopbackHub, place: Place) -> None:
     hub.publish(REPO, toy_project(), tag="v1.0.0")
     place.install()
     assert remove("scheduler/toy-travel", place.site, place.lock) == NAME
-    assert tree(place.site) == {} and "plugins" not in json.loads(place.lock.read_text())
+    assert tree(place.site) == {}
+    assert "plugins" not in json.loads(place.lock.read_text())
     with pytest.raises(NotFoundError):
         remove(NAME, place.site, place.lock)
     place.install()
@@ -263,47 +236,49 @@ def test_a_locked_plugin_that_is_not_installed_is_a_finding_and_can_be_taken_out
 
 
 def test_the_commands_install_list_verify_update_and_remove(
-    hub: LoopbackHub, place: Place, ldm: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    hub: LoopbackHub, place: Place, plugin: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = hub.publish(REPO, toy_project(), tag="v1.0.0")
-    assert ldm("install", f"hf://{REPO}@v1.0.0", "--dry-run", "--json") == 0
+    assert plugin("install", f"hf://{REPO}@v1.0.0", "--dry-run", "--json") == 0
     digest = json.loads(capsys.readouterr().out)["digest"]
     assert tree(place.site) == {}
-    assert ldm("install", f"{REPO}@v1.0.0", "--trust-code", digest) == 0
+    assert plugin("install", f"{REPO}@v1.0.0", "--trust-code", digest) == 0
     assert commit in capsys.readouterr().out
-    assert ldm("install", f"{REPO}@v1.0.0") == 0
-    assert ldm("verify") == 0
+    assert plugin("install", f"{REPO}@v1.0.0") == 0
+    assert plugin("verify") == 0
     capsys.readouterr()
-    assert ldm("list", "--json") == 0
+    assert plugin("list", "--json") == 0
     rows = {row["distribution"]: row for row in json.loads(capsys.readouterr().out)["plugins"]}
-    assert rows[NAME]["origin"] == f"hf://{REPO}" and rows[NAME]["locked"] and not rows[NAME]["problems"]
+    assert rows[NAME]["origin"] == f"hf://{REPO}"
+    assert rows[NAME]["locked"]
+    assert not rows[NAME]["problems"]
     hub.publish(REPO, toy_project("1.1.0", 43), tag="v1.1.0")
-    assert ldm("update", NAME) == 4
+    assert plugin("update", NAME) == 4
     asked = capsys.readouterr().err
     assert "+ANSWER = 43" in asked
     digest = next(word for word in asked.split() if word.startswith("sha256:"))
-    assert ldm("update", NAME, "--trust-code", digest) == 0
-    assert ldm("update", NAME) == 0
-    assert ldm("verify", NAME) == 0
+    assert plugin("update", NAME, "--trust-code", digest) == 0
+    assert plugin("update", NAME) == 0
+    assert plugin("verify", NAME) == 0
     (place.site / "ldm-plugins.d" / NAME).joinpath("stray").mkdir()
-    assert ldm("remove", NAME) == 0
+    assert plugin("remove", NAME) == 0
     assert tree(place.site) == {}
-    assert ldm("remove", NAME) == 3
-    assert ldm("verify", "pluggy") == 3
+    assert plugin("remove", NAME) == 3
+    assert plugin("verify", "pluggy") == 3
 
 
 @pytest.mark.parametrize(("typed", "code"), [(f"{NAME}\n", 0), ("yes\n", 4), ("y\n", 4), ("\n", 4), ("", 4)])
 def test_at_a_terminal_the_name_has_to_be_typed(
     hub: LoopbackHub,
     place: Place,
-    ldm: Callable[..., int],
+    plugin: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
     typed: str,
     code: int,
 ) -> None:
     hub.publish(REPO, toy_project(), tag="v1.0.0")
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
-    assert ldm("install", f"hf://{REPO}@v1.0.0") == code
+    assert plugin("install", f"hf://{REPO}@v1.0.0") == code
     assert bool(installed(place.site)) == (code == 0)
 
 

@@ -55,7 +55,7 @@ def install(
     if isinstance(found, Offer):
         return _settle(found, site, lock, trust_code, allow_missing=allow_missing, dry_run=dry_run)
     if not dry_run:
-        record(found, lock)
+        record(found, site, lock)
     return Result(
         {"installed": found.distribution, "changed": False},
         f"{found.distribution} is installed at that commit already, file by file as it was",
