@@ -12,6 +12,7 @@ from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metri
 from ldm_registry.diagnostics.illustrations import CARRIED, carried
 from ldm_registry.diagnostics.level_sequence import level_metrics, level_suspicions
 from ldm_registry.diagnostics.probe import is_pixel_space
+from ldm_registry.diagnostics.sampler_convergence import LEAST_ORDER, Convergence, convergence
 from ldm_registry.diagnostics.sampler_outcome import Outcome, examine
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.errors import LdmError
@@ -19,6 +20,8 @@ from ldm_registry.vocabulary import Kind
 
 RESIDUAL_DECLARED = 0.035
 """Noise that a sampler may say it leaves: the first step of Stable Diffusion's schedule has 0.029."""
+LEFT = 0.002
+"""Noise at the end beyond what is declared that rounding does not explain."""
 SCHEDULER = frozenset({Kind.SCHEDULER})
 
 
@@ -34,12 +37,19 @@ def measure_oracle_sampling(subject: Subject) -> Measurement:
         fault = Suspicion(SCHEDULER, "sampler fails on an exact denoiser", 0.95, str(error).split("\n")[0])
         return Measurement("ORA", title, SCHEDULER, suspicions=(fault,), seconds=time.perf_counter() - begin)
     schedule = subject.pipe.denoiser.training_schedule
+    broken = [*suspicions(found), *level_suspicions(found.levels, schedule)]
+    name = worst_data(found)
+    finer: Convergence | None = None
+    if found.excess(name) > 1.0:
+        finer = convergence(subject.pipe, found, name, extent=extent, seed=subject.seed)
+        is_coarse = finer is not None and finer.is_convergent and not broken
+        broken.append(_too_few_steps(finer, name) if finer and is_coarse else misses_data(found, name))
     return Measurement(
         "ORA",
         title,
         SCHEDULER,
-        (*_metrics(found), *level_metrics(found.levels, schedule)),
-        (*suspicions(found), *level_suspicions(found.levels, schedule)),
+        (*_metrics(found), *_order(finer), *level_metrics(found.levels, schedule)),
+        tuple(broken),
         pictures=_pictures(subject, extent),
         curves=(_curve(found),),
         seconds=time.perf_counter() - begin,
@@ -124,18 +134,22 @@ def suspicions(found: Outcome) -> Iterator[Suspicion]:
         yield Suspicion(
             SCHEDULER, "clean estimate is clipped or altered", _strength(point.altered, 0.02), text
         )
+    steps, promised = len(point.noise), len(found.levels) - 1
+    if steps < promised:
+        text = f"{steps} steps are made where the levels say {promised}"
+        yield Suspicion(SCHEDULER, "ends before its last level", 0.95, text)
     signal = found.worst_signal
-    noise = found.worst_noise
-    if point.residual - declared > 0.01:
+    if point.residual - declared > LEFT:
         text = f"noise of std {point.residual:.3g} is left at the end, where {declared:.3g} is declared"
         yield Suspicion(
-            SCHEDULER, "residual noise after the last step", _strength(point.residual, 0.01), text
+            SCHEDULER, "residual noise after the last step", _strength(point.residual - declared, LEFT), text
         )
     elif point.residual > RESIDUAL_DECLARED:
         text = f"the last level still has noise of std {point.residual:.3g}"
         yield Suspicion(
             SCHEDULER, "sampling stops before the noise is gone", _strength(point.residual, 0.03), text
         )
+    noise = found.worst_noise_on_the_way
     if noise > found.tolerance:
         index = max(range(len(point.noise)), key=lambda step: abs(point.noise[step] - 1.0))
         text = f"after step {index} a state has {point.noise[index]:.3g} times the noise of its level"
@@ -158,23 +172,43 @@ def suspicions(found: Outcome) -> Iterator[Suspicion]:
         yield Suspicion(
             SCHEDULER, "steps scale the signal wrongly", _strength(signal, found.signal_tolerance), text
         )
-    yield from _about_data(found)
     if not found.repeats:
         text = "two runs from the same noise differ"
         yield Suspicion(SCHEDULER, "history is kept from one run to the next", 0.95, text)
 
 
-def _about_data(found: Outcome) -> Iterator[Suspicion]:
-    excess = {name: distance / found.allowed(name) for name, (distance, plain) in found.distances.items()}
-    name = max(excess, key=lambda one: excess[one])
-    if excess[name] > 1.0:
-        distance, plain = found.distances[name]
-        text = (
-            f"samples of a {name} lie {distance:.3g} stds from it; a first-order sampler on the same levels ends at "
-            f"{plain:.3g}"
-        )
-        yield Suspicion(
-            SCHEDULER, "does not sample known data", _strength(distance, found.allowed(name)), text
+def worst_data(found: Outcome) -> str:
+    """The name of the known data that samples miss by the most, beside what is allowed."""
+    return max(found.distances, key=found.excess)
+
+
+def misses_data(found: Outcome, name: str) -> Suspicion:
+    """What samples that lie too far from known data say against the sampler."""
+    distance, plain = found.distances[name]
+    text = (
+        f"samples of a {name} lie {distance:.3g} stds from it; a first-order sampler on the same levels ends at "
+        f"{plain:.3g}"
+    )
+    return Suspicion(SCHEDULER, "does not sample known data", _strength(distance, found.allowed(name)), text)
+
+
+def _too_few_steps(finer: Convergence, name: str) -> Suspicion:
+    far = ", ".join(
+        f"{distance:.2g} with {steps}" for steps, distance in zip(finer.steps, finer.distances, strict=True)
+    )
+    text = (
+        f"samples of a {name} lie {far} steps from it, in stds: the sampler is right, its steps are too wide"
+    )
+    return Suspicion(SCHEDULER, "too few steps for its noise levels", 0.6, text, is_quality=True)
+
+
+def _order(finer: Convergence | None) -> Iterator[Metric]:
+    if finer is not None:
+        yield Metric(
+            "convergence_order",
+            finer.order,
+            f"in the step width, of the distance from known data over {finer.steps[0]} to {finer.steps[-1]} steps",
+            Healthy(LEAST_ORDER, None, "consistent integrators have one of at least 1"),
         )
 
 

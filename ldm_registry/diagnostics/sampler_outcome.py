@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.diagnostics.known_data import Mixture, normal_quantiles, shuffled
-from ldm_registry.diagnostics.sampler_run import Run, reference_end, run
+from ldm_registry.diagnostics.sampler_run import Call, Run, reference_end, run
 from ldm_registry.interfaces import NoiseLevel, NoiseLevels, Scheduler
 
 SAMPLES = 2048
@@ -88,9 +88,17 @@ class Outcome:
         A stochastic sampler may add the noise that is right for a point mass, or the one that is right for data of
         unit variance (section 3.2, Ho et al. 2020).
         """
-        errors = [worst(self.point.noise)]
+        return self._worst_noise(len(self.point.noise))
+
+    @property
+    def worst_noise_on_the_way(self) -> float:
+        """The same without the last state: what is left there is `residual`."""
+        return self._worst_noise(len(self.point.noise) - 1)
+
+    def _worst_noise(self, count: int) -> float:
+        errors = [worst(self.point.noise[:count])]
         if self.is_stochastic:
-            errors.append(worst(self.unit_noise))
+            errors.append(worst(self.unit_noise[:count]))
         return min(errors)
 
     @property
@@ -105,6 +113,10 @@ class Outcome:
     def allowed(self, name: str) -> float:
         """How far samples of some data may lie from them, in stds."""
         return DISTANCE + (0.04 if self.is_stochastic else 0.0) + OVER_FIRST_ORDER * self.distances[name][1]
+
+    def excess(self, name: str) -> float:
+        """How far samples of some data lie from them, over what is allowed; above 1 is too far."""
+        return self.distances[name][0] / self.allowed(name)
 
 
 def examine(scheduler: Scheduler, *, extent: float, seed: int = 0) -> Outcome:
@@ -140,7 +152,7 @@ def examine(scheduler: Scheduler, *, extent: float, seed: int = 0) -> Outcome:
         is_stochastic,
         point,
         tuple(unit_noise),
-        _distances(scheduler, levels, extent, seed, eta=1.0 if is_stochastic else 0.0),
+        distances(scheduler, levels, extent, seed, eta=1.0 if is_stochastic else 0.0),
         _repeats(scheduler, start, seed),
         at_one / std,
         float(levels[0].sigma) / std,
@@ -178,15 +190,20 @@ def _point_mass(found: Run, levels: NoiseLevels, values: Tensor) -> PointMass:
     ]
     altered = [
         min(
-            (float((step.x0 - call.x0).abs().max()) for call in found.calls if call.step == index),
-            default=math.inf,
+            (float((step.x0 - call.x0).abs().max()) for call in _calls_of(found, index)),
+            default=0.0,
         )
         for index, step in enumerate(found.steps)
     ]
     end = found.steps[-1]
     final = levels[-1]
     residual = float((end.z - final.alpha * values).square().mean().sqrt())
-    return PointMass(tuple(noise), tuple(signal), tuple(told), residual, max(altered, default=math.inf))
+    return PointMass(tuple(noise), tuple(signal), tuple(told), residual, max(altered, default=0.0))
+
+
+def _calls_of(found: Run, index: int) -> list[Call]:
+    """What was asked for during a step; of a sampler that asks at other times, everything."""
+    return [call for call in found.calls if call.step == index] or list(found.calls)
 
 
 def _over(found: float, true: float, floor: float = 0.0) -> float:
@@ -200,9 +217,21 @@ def worst(ratios: tuple[float, ...]) -> float:
     return max((abs(ratio - 1.0) for ratio in ratios), default=0.0)
 
 
-def _distances(
+def distances(
     scheduler: Scheduler, levels: NoiseLevels, extent: float, seed: int, *, eta: float
 ) -> dict[str, tuple[float, float]]:
+    """How far samples of known data lie from them, and how far a first-order sampler's on the same levels, in stds.
+
+    Args:
+        scheduler: The sampler.
+        levels: That it visits.
+        extent: As for `examine`.
+        seed: As for `examine`.
+        eta: Of the first-order sampler: 0 deterministic, 1 with the noise of the posterior.
+
+    Returns:
+        Both distances by the name of the data.
+    """
     scale = extent / 3.0
     data = {
         "narrow Gaussian": Mixture((0.5 * scale,), 0.4 * scale),

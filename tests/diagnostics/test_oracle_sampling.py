@@ -1,25 +1,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace as replaced
 
 import pytest
 import torch
 from diagnostics.emoji_subjects import emoji_subject
 from diagnostics.injured_samplers import INJURIES, Injured, Injury, vp_levels
+from torch import Tensor
 
+from ldm_registry.assembly import assemble
 from ldm_registry.build import build_schedule
 from ldm_registry.diagnostics.evidence import Suspicion
 from ldm_registry.diagnostics.known_data import Mixture, normal_quantiles
 from ldm_registry.diagnostics.level_sequence import level_suspicions, scaling_error
-from ldm_registry.diagnostics.oracle_sampling import measure_oracle_sampling, suspicions
+from ldm_registry.diagnostics.oracle_sampling import (
+    measure_oracle_sampling,
+    misses_data,
+    suspicions,
+    worst_data,
+)
+from ldm_registry.diagnostics.sampler_convergence import with_steps
 from ldm_registry.diagnostics.sampler_outcome import examine
 from ldm_registry.diagnostics.sampler_run import reference_end
 from ldm_registry.errors import LdmError
-from ldm_registry.interfaces import NoiseLevel
+from ldm_registry.interfaces import Denoise, Denoised, Generators, NoiseLevel, Step
 from ldm_registry.noise import NoiseLevels
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
+from ldm_registry.spec import load_spec, swap
 from ldm_registry.vocabulary import Kind, Scaling
 
 SCHEDULES = {"scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}, "rectified_flow": {}, "edm": {}}
@@ -30,7 +41,9 @@ def found_against(scheduler: Injured) -> list[Suspicion]:
         found = examine(scheduler, extent=3.0)
     except RuntimeError as error:
         return [Suspicion(frozenset({Kind.SCHEDULER}), "fails", 0.95, str(error))]
-    return [*suspicions(found), *level_suspicions(found.levels, None)]
+    name = worst_data(found)
+    missed = [misses_data(found, name)] if found.excess(name) > 1.0 else []
+    return [*suspicions(found), *level_suspicions(found.levels, None), *missed]
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -73,6 +86,7 @@ def test_every_installed_sampler_passes_with_its_defaults(schedule: str) -> None
                 continue  # some start at no level without signal
             found = examine(built, extent=3.0)  # type: ignore[arg-type]
             assert [*suspicions(found), *level_suspicions(found.levels, noise)] == [], (name, steps)
+            assert found.excess(worst_data(found)) <= 1.0, (name, steps)
             passed.add(name)
     assert len(passed) >= 9
 
@@ -84,6 +98,46 @@ def test_a_larger_variance_that_is_right_for_unit_variance_is_not_suspected() ->
     sampler = registry.get(Kind.SCHEDULER, "ddpm")
     built = sampler(sampler.Config(steps=40, variance="fixed_large"), noise, None)  # type: ignore[call-arg]
     assert list(suspicions(examine(built, extent=3.0))) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.plugins
+@pytest.mark.parametrize("name", ["heun", "pndm", "edm-heun"])
+def test_wide_steps_that_would_converge_are_a_matter_of_quality(name: str) -> None:
+    spec = swap(load_spec("emoji-kl-dit"), scheduler=name, scheduler_config={"steps": 10})
+    subject = replaced(emoji_subject("emoji-kl-dit"), pipe=assemble(spec))
+    found = measure_oracle_sampling(subject)
+    assert [(one.is_quality, one.stages) for one in found.suspicions] == [(True, {Kind.SCHEDULER})]
+    order = {metric.name: metric.value for metric in found.metrics}["convergence_order"]
+    # The error of the last, widest step in sigma falls faster than that of a smooth integrand.
+    assert 1.8 < order < 4.0
+
+
+@pytest.mark.plugins
+def test_a_sampler_that_misses_the_data_with_any_number_of_steps_is_at_fault() -> None:
+    subject = emoji_subject("emoji-kl-dit")
+    sampler = type(subject.pipe.scheduler)
+
+    class Shrinking(sampler):  # type: ignore[misc, valid-type]
+        """Hands on less than the denoiser says, more so the farther it is from 0.5."""
+
+        def trajectory(
+            self, denoise: Denoise, z: Tensor, generator: Generators | None = None
+        ) -> Iterator[Step]:
+            def smaller(state: Tensor, level: NoiseLevel) -> Denoised:
+                found = denoise(state, level)
+                return Denoised(found.x0 - 0.4 * torch.tanh(found.x0 - 0.5), found.variance)
+
+            yield from super().trajectory(smaller, z, generator)
+
+    altered = copy(subject.pipe.scheduler)
+    altered.__class__ = Shrinking
+    found = measure_oracle_sampling(replaced(subject, pipe=replaced(subject.pipe, scheduler=altered)))
+    assert found.suspicions
+    assert not any(one.is_quality for one in found.suspicions)
+    finer = with_steps(replaced(subject.pipe, scheduler=altered), 100)
+    assert type(finer) is Shrinking
+    assert len(finer.levels()) == 101
+    assert len(altered.levels()) == 51
 
 
 def test_clipping_at_the_range_of_pixels_is_right_for_pixels_and_wrong_for_latents() -> None:
