@@ -14,6 +14,7 @@ from ldm_registry.travel.references import Reference
 from ldm_registry.vocabulary import Kind
 
 TAG = "ldm-component"
+PLUGIN_TAG = "ldm-plugin"
 LATENT_TAG = "ldm-latent-"
 
 
@@ -33,12 +34,15 @@ def render_search(document: dict[str, Any]) -> str:
             ", ".join(one["latents"]),
             one["license"] or "",
             f"{one['downloads']:,}",
-            "gated" if one["gated"] else "private" if one["private"] else "",
+            ", ".join(word for word in ("plugin", "gated", "private") if one[word]),
         )
         for one in document["found"]
     ]
     shown = table(("repository", "kinds", "latent", "licence", "downloads", ""), rows, right=(4,))
-    return f"{shown}\n`ldm pull REPOSITORY` fetches one and prints the line that names it in a spec"
+    hint = "`ldm pull REPOSITORY` fetches a checkpoint and prints the line that names it in a spec"
+    if any(one["plugin"] for one in document["found"]):
+        hint += "\n`ldm plugin install REPOSITORY` shows the code of a plugin and asks before it is installed"
+    return f"{shown}\n{hint}"
 
 
 def describe_pull(held: Held, *, revision: str | None) -> dict[str, Any]:
@@ -94,10 +98,12 @@ def render_lock(document: dict[str, Any]) -> str:
 
 
 def _described(one: Found) -> dict[str, Any]:
+    plugin = PLUGIN_TAG in one.tags
     licences = [tag.removeprefix("license:") for tag in one.tags if tag.startswith("license:")]
     return {
         "repository": one.repository,
-        "checkpoint": str(Reference(one.repository, one.commit)) if one.commit else None,
+        "plugin": plugin,
+        "checkpoint": str(Reference(one.repository, one.commit)) if one.commit and not plugin else None,
         "kinds": [kind.value for kind in Kind if f"ldm-{kind}" in one.tags],
         "latents": [tag.removeprefix(LATENT_TAG) for tag in one.tags if tag.startswith(LATENT_TAG)],
         "license": licences[0] if licences else None,

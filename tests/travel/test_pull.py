@@ -285,7 +285,14 @@ def test_ldm_search_filters_by_kind_and_latent(toys: Any, ldm: Ldm) -> None:
     toys.hub.publish("org/one", card("ldm-component", "ldm-encoder", "ldm-decoder", "ldm-latent-4ch-f8"))
     toys.hub.publish("org/two", card("ldm-component", "ldm-denoiser", "ldm-latent-4ch-f8"))
     toys.hub.publish("org/three", card("ldm-encoder"))
-    assert [one["repository"] for one in ldm("search", "--json").document["found"]] == ["org/one", "org/two"]
+    toys.hub.publish("org/ldm-four", card("ldm-component", "ldm-plugin", "ldm-scheduler"))
+    assert [one["repository"] for one in ldm("search", "--json").document["found"]] == [
+        "org/ldm-four",
+        "org/one",
+        "org/two",
+    ]
+    (plugin,) = ldm("search", "--kind", "scheduler", "--json").document["found"]
+    assert (plugin["plugin"], plugin["checkpoint"]) == (True, None)
     by_kind = ldm("search", "--kind", "encoder", "--latent", "4ch-f8", "--json").document["found"]
     assert [(one["repository"], one["kinds"], one["latents"], one["license"]) for one in by_kind] == [
         ("org/one", ["encoder", "decoder"], ["4ch-f8"], "mit")
