@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ldm_registry.errors import SpecError, did_you_mean
@@ -106,18 +108,11 @@ def new_project(
             taken,
             hint="choose another name, or say --allow-clash all the same",
         )
-    if project.folder.exists():
+    if os.path.lexists(project.folder):
         raise SpecError(
             f"{project.folder} exists already", hint="choose another name, or another folder with --output"
         )
-    for path, text in files_of(project).items():
-        target = project.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
-    if Kind.DENOISER in project.kinds:
-        from ldm_registry.authoring.first_checkpoint import write_untrained
-
-        write_untrained(project.folder, project.name, project.folder / CHECKPOINT)
+    _write(project)
     return project
 
 
@@ -142,6 +137,23 @@ def files_of(project: Project) -> Mapping[str, str]:
         files[f"tests/test_{project.module.removeprefix('ldm_')}_{group}.py"] = _fill(f"{group}/test.py", own)
         files[project.spec(group)] = _fill(f"{group}/spec.yaml", own)
     return files
+
+
+def _write(project: Project) -> None:
+    """All of the project or nothing: it is written beside its place and renamed."""
+    place = project.folder.absolute().parent
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place, prefix=f".{project.folder.name}-") as partial:
+        folder = Path(partial) / project.folder.name
+        for path, text in files_of(project).items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, "utf-8")
+        if Kind.DENOISER in project.kinds:
+            from ldm_registry.authoring.first_checkpoint import write_untrained
+
+            write_untrained(folder, project.name, folder / CHECKPOINT)
+        folder.rename(project.folder)
 
 
 def describe(project: Project) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,12 @@ def loaded_project(folder: Path) -> Iterator[LoadedProject]:
         sys.path[:0] = [metadata, str(source)]
         importlib.invalidate_caches()
         registry = Registry.discover()
-        components = tuple((one, registry.get(one.kind, one.name)) for one in manifest.components)
+        try:
+            components = tuple((one, registry.get(one.kind, one.name)) for one in manifest.components)
+        except PluginError as error:
+            # The registry says how to remove an installed plugin; this one is a folder.
+            hint = f"its code is in {folder}{_raised_at(error, source)}"
+            raise PluginError(error.summary, error.problems, hint) from error
         for module in manifest.modules:
             _require_inside(module, source)
         yield LoadedProject(folder, manifest, components)
@@ -106,6 +112,15 @@ def _write_metadata(place: Path, manifest: Manifest) -> None:
     )
     points = [f"{one.kind}.{one.name} = {one.module}" for one in manifest.components]
     (folder / "entry_points.txt").write_text("\n".join([f"[{PROJECT}]", *points, ""]), "utf-8")
+
+
+def _raised_at(error: PluginError, source: Path) -> str:
+    """The last line of the project that was reached, as `; it stopped at FILE:LINE`, if any was."""
+    frames = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(source)]
+    if not inside:
+        return ""
+    return f"; it stopped at {Path(inside[-1].filename).relative_to(source)}:{inside[-1].lineno}"
 
 
 def _require_inside(module: str, source: Path) -> None:

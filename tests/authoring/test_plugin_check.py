@@ -13,6 +13,7 @@ from ldm_registry.__main__ import main
 from ldm_registry.authoring.plugin_check import check_installed, check_project, render
 from ldm_registry.authoring.plugin_project import new_project
 from ldm_registry.authoring.project_loading import loaded_project
+from ldm_registry.errors import PluginError
 from ldm_registry.registry import Registry
 from ldm_registry.testing import Status
 from ldm_registry.vocabulary import Kind
@@ -152,6 +153,26 @@ def test_a_broken_project_ends_with_its_code(
     edit(before, after)
     assert main(["plugin", "test", str(project)]) == code
     assert said in capsys.readouterr().err
+
+
+def test_an_import_that_fails_is_told_with_its_line(
+    project: Path, edit: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("from typing import final\n", "from typing import final\n\nimport no_such_module\n")
+    assert main(["plugin", "test", str(project)]) == 6
+    said = capsys.readouterr().err
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in said
+    assert f"its code is in {project}; it stopped at ldm_part/decoder.py:7" in said
+    assert "uninstall" not in said
+
+
+def test_a_name_that_an_installed_plugin_has_is_not_tested(project: Path, tmp_path: Path) -> None:
+    other = new_project("part", [Kind.DECODER], tmp_path / "other").folder
+    manifest = (other / "pyproject.toml").read_text("utf-8")
+    (other / "pyproject.toml").write_text(manifest.replace("ldm-part", "ldm-rival"), "utf-8")
+    with loaded_project(other), pytest.raises(PluginError) as caught, loaded_project(project):
+        pass
+    assert "claimed by ldm-part (ldm_part) and ldm-rival (ldm_part)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

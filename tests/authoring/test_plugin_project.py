@@ -152,6 +152,25 @@ def test_a_taken_name_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     new_project("toy-codec", [Kind.SCHEDULER], tmp_path / "other", registry=registry)
 
 
+def test_a_schedule_is_joined_by_underscores_however_it_is_written(tmp_path: Path) -> None:
+    for name in ("my_line", "my-line"):
+        project = new_project(name, [Kind.SCHEDULE], tmp_path / name)
+        assert (project.distribution, project.module) == ("ldm-my-line", "ldm_my_line")
+        assert [one.name for one in read_manifest(project.folder).components] == ["my_line"]
+
+
+def test_a_project_that_cannot_be_finished_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("ldm_registry.authoring.first_checkpoint.write_untrained", fail)
+    with pytest.raises(OSError, match="no space"):
+        new_project("part", [Kind.DENOISER], tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_exists_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("dear")
     with pytest.raises(SpecError, match="exists already"):
