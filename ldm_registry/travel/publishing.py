@@ -135,10 +135,11 @@ def publish(hub: Hub, repository: str, parcel: Parcel, *, private: bool = False)
                 parent=head,
                 deleted=removed,
             )
-    with _unless(
-        f"the files are on the Hub, but no version names them: no tag {parcel.tag} was set. {_AGAIN}"
-    ):
+    with _unless(f"the files are on the Hub, but no version names them. {_AGAIN}"):
         verify(hub, repository, commit, parcel)
+    with _unless(
+        f"the files are on the Hub, verified; it is not known whether {parcel.tag} was set. {_AGAIN}"
+    ):
         hub.tag(repository, parcel.tag, commit)
         _require_tag(hub, repository, parcel.tag, commit)
     return Published(repository, parcel.tag, commit, changed, removed)
