@@ -155,7 +155,7 @@ class Registry:
             raise PluginError(
                 f"{origin} cannot be imported",
                 [f"{type(error).__name__}: {error}"],
-                hint=f"reinstall or remove it: pip uninstall {' '.join(sorted(owners))}",
+                hint=f"reinstall or remove it: `{_removal(module_name)} {' '.join(sorted(owners))}`",
             ) from error
         declared = {entry.key for entry in self._entries if entry.module == module_name}
         if declared != set(classes):
@@ -168,6 +168,12 @@ class Registry:
                 hint="make [project.entry-points.ldm_registry] and register_components() agree, reinstall",
             )
         return classes
+
+
+def _removal(module_name: str) -> str:
+    from ldm_registry.travel.sealed_code import sealed_folder_of
+
+    return "ldm plugin remove" if sealed_folder_of(module_name) else "pip uninstall"
 
 
 def _declared() -> list[Entry]:
