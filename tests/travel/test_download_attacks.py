@@ -19,6 +19,7 @@ from ldm_registry.travel.pull import held_commits, obtain
 from ldm_registry.travel.references import Reference
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+slow = pytest.mark.slow
 FILES = ("config.json", "contract.json", "README.md", WEIGHTS)
 Ldm = Callable[..., Any]
 
@@ -44,7 +45,7 @@ def refused(attack: Callable[[], Any], *words: str, exit_code: int = 4) -> LdmEr
 
 
 @pytest.mark.parametrize("file", ["config.json", "contract.json", WEIGHTS])
-@pytest.mark.parametrize("at", [0, 40, -1])
+@pytest.mark.parametrize("at", [40, pytest.param(0, marks=slow), pytest.param(-1, marks=slow)])
 def test_a_byte_that_is_flipped_on_the_way_is_refused(toys: Any, file: str, at: int) -> None:
     toys.hub.faults.flip(at % len(toys.files["toy-codec"][file]), file)
     refused(toys.assembled, "expected", "found", file)
@@ -53,7 +54,7 @@ def test_a_byte_that_is_flipped_on_the_way_is_refused(toys: Any, file: str, at: 
     assert obtain(toys.codec).files
 
 
-@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("locked", [False, pytest.param(True, marks=slow)])
 @pytest.mark.parametrize("file", FILES)
 def test_a_byte_that_is_flipped_on_this_machine_is_refused(toys: Any, file: str, locked: bool) -> None:
     spec = toys.spec()
@@ -78,7 +79,7 @@ def test_other_content_under_a_locked_commit_is_refused_before_it_is_fetched(
     assert toys.hub.count(path="/resolve/") == 0
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ["config.json", *(pytest.param(file, marks=slow) for file in FILES[1:])])
 def test_other_content_under_a_locked_commit_is_never_kept(toys: Any, tmp_path: Path, file: str) -> None:
     lock_spec(toys.spec(), toys.folder / LOCK)
     _forget(tmp_path)
@@ -269,7 +270,10 @@ def test_a_listing_without_end_is_given_up(toys: Any, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("file", ["config.json", "contract.json"])
-@pytest.mark.parametrize("key", ["trust_remote_code", "auto_map", "_trust", "_custom_code"])
+@pytest.mark.parametrize(
+    "key",
+    ["trust_remote_code", *(pytest.param(key, marks=slow) for key in ("auto_map", "_trust", "_custom_code"))],
+)
 def test_a_config_or_contract_that_grants_trust_is_refused(toys: Any, file: str, key: str) -> None:
     files = dict(toys.files["toy-codec"])
     document = json.loads(files[file])

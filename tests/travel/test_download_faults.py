@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,20 @@ def test_a_connection_that_is_cut_once_is_taken_up_again(toys: Any, path: str) -
     assert {name: (held.folder / name).read_bytes() for name in held.files} == toys.files["toy-codec"]
 
 
-@pytest.mark.parametrize("path", ["/revision/", "/tree/", "/resolve/.*config", "/store/"])
-@pytest.mark.parametrize("status", [401, 403, 404, 409, 412, 429, 503])
+REFUSALS = list(
+    product((401, 403, 404, 409, 412, 429, 503), ("/revision/", "/tree/", "/resolve/.*config", "/store/"))
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "path"),
+    [
+        pytest.param(status, path, marks=() if index % 5 == 0 else pytest.mark.slow)
+        for index, (status, path) in enumerate(REFUSALS)
+    ],
+)
 def test_a_refusal_leaves_nothing_and_says_what_to_do(
-    toys: Any, tmp_path: Path, path: str, status: int
+    toys: Any, tmp_path: Path, status: int, path: str
 ) -> None:
     toys.hub.faults.answer(status, path)
     error = refused(toys, tmp_path)
@@ -185,6 +196,7 @@ def child(reference: Reference) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_that_pull_at_once_both_have_it_and_fetch_it_once(toys: Any) -> None:
     toys.hub.faults.delay(0.2, "/resolve/")
     first, second = child(toys.codec), child(toys.codec)

@@ -43,6 +43,7 @@ def images(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
 
 
+@pytest.mark.slow
 def test_a_run_makes_the_same_images_as_from_the_folders(spec: Path, ldm: Ldm, tmp_path: Path) -> None:
     assert ldm("run", spec, "-o", tmp_path / "a", "-n", 1).code == 0
     assert ldm("run", "emoji-kl-dit", "-o", tmp_path / "b", "-n", 1).code == 0

@@ -50,7 +50,7 @@ def test_the_commands_of_the_page_print_what_it_shows(project: Path, ldm: Callab
                 ended = ldm(*shlex.split(line)[1:])
                 assert ended.code == 0, ended.err
                 printed += ended.out.replace(f"{project}/", "")
-        elif match["info"] == "text":
+        elif match["info"] == "text hub":
             assert match["body"] == printed
             shown += 1
     assert shown >= 3
