@@ -91,14 +91,10 @@ def _with_ours(body: str, made: str) -> str:
 
 
 def _results(ours: Sequence[Mapping[str, Any]], stated: Any) -> list[Any]:
-    """Evaluation results: ours afresh, and those that the author named otherwise."""
+    """Evaluation results: ours afresh, or those that the author lists under another name; the Hub takes one name."""
     names = {one["name"] for one in ours}
-    others = [
-        one
-        for one in (stated if isinstance(stated, list) else [])
-        if isinstance(one, dict) and one.get("name") not in names
-    ]
-    return [*ours, *others]
+    theirs = [one for one in (stated if isinstance(stated, list) else []) if isinstance(one, dict)]
+    return theirs if any(one.get("name") not in names for one in theirs) else list(ours)
 
 
 def _texts(value: Any) -> list[str]:

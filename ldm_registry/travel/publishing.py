@@ -118,10 +118,10 @@ def publish(hub: Hub, repository: str, parcel: Parcel, *, private: bool = False)
         if parcel.tag in held.tags:
             return _again(hub, repository, parcel, held.tags[parcel.tag])
     else:
-        with _unless("nothing was published"):
+        with _unless("Nothing was published."):
             hub.create_repository(repository, private=private)
             _require_private(hub, repository, private)
-    with _unless("nothing was published; the same command again goes on from here"):
+    with _unless(f"No version was published. {_AGAIN}"):
         head = hub.commit_of(repository)
         there = _listed(hub, repository, head)
         _require_same_sort(repository, parcel, there)
@@ -135,17 +135,17 @@ def publish(hub: Hub, repository: str, parcel: Parcel, *, private: bool = False)
                 parent=head,
                 deleted=removed,
             )
-    with _unless(f"the files are on the Hub, but no version names them. {_AGAIN}"):
+    with _unless(f"The files are on the Hub, but no version names them. {_AGAIN}"):
         verify(hub, repository, commit, parcel)
     with _unless(
-        f"the files are on the Hub, verified; it is not known whether {parcel.tag} was set. {_AGAIN}"
+        f"The files are on the Hub, verified; it is not known whether {parcel.tag} was set. {_AGAIN}"
     ):
         hub.tag(repository, parcel.tag, commit)
         _require_tag(hub, repository, parcel.tag, commit)
     return Published(repository, parcel.tag, commit, changed, removed)
 
 
-_AGAIN = "The same command again goes on from there, and uploads nothing twice"
+_AGAIN = "The same command again goes on from where this stopped, and uploads nothing twice."
 
 
 def verify(hub: Hub, repository: str, commit: str, parcel: Parcel) -> None:
@@ -287,7 +287,7 @@ def _unless(state: str) -> Iterator[None]:
     try:
         yield
     except LdmError as error:
-        hint = f"{error.hint.rstrip('.')}. {state}" if error.hint else state
+        hint = f"{error.hint}\n{state}" if error.hint else state
         raise type(error)(error.summary, error.problems, hint) from error
 
 

@@ -61,7 +61,7 @@ SECRETS: Mapping[str, str] = {
     "a token of a package registry": r"\b(?:pypi-AgE[A-Za-z0-9_-]{40,}|npm_[A-Za-z0-9]{36}\b)",
     "a token of Slack": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
     "a key of Google": r"\b(?:AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,})",
-    "a key of OpenAI or Anthropic": r"\bsk-(?:[A-Za-z]+-)*[A-Za-z0-9_]{20,}",
+    "a key of OpenAI or Anthropic": r"\bsk-(?:[A-Za-z0-9]{1,12}-){0,4}[A-Za-z0-9_]{20,}",
     "a key of Stripe": r"\b[sr]k_live_[0-9A-Za-z]{20,}",
     "a key of Weights & Biases": r"(?i:wandb(?:_api)?_?key)\W{1,6}[0-9a-f]{40}\b",
     "a private key": r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----",
