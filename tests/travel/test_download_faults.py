@@ -18,6 +18,7 @@ from ldm_registry.travel.lock import LOCK
 from ldm_registry.travel.pull import held_commits, obtain
 from ldm_registry.travel.references import Reference
 
+slow = pytest.mark.slow
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CHILD = (
     "import sys; from ldm_registry.travel.pull import obtain; "
@@ -51,16 +52,16 @@ def refused(toys: Any, tmp_path: Path, reference: Reference | None = None) -> Ld
     ("path", "share"),
     [
         ("/revision/", 0.0),
-        ("/revision/", 0.5),
-        ("/tree/", 0.0),
+        pytest.param("/revision/", 0.5, marks=slow),
+        pytest.param("/tree/", 0.0, marks=slow),
         ("/tree/", 0.9),
-        ("config.json", 0.0),
+        pytest.param("config.json", 0.0, marks=slow),
         ("config.json", 0.5),
-        ("contract.json", 0.99),
+        pytest.param("contract.json", 0.99, marks=slow),
         (WEIGHTS, 0.0),
-        (WEIGHTS, 0.001),
+        pytest.param(WEIGHTS, 0.001, marks=slow),
         (WEIGHTS, 0.3),
-        (WEIGHTS, 0.999),
+        pytest.param(WEIGHTS, 0.999, marks=slow),
     ],
 )
 def test_a_connection_that_is_always_cut_leaves_nothing(
@@ -74,7 +75,7 @@ def test_a_connection_that_is_always_cut_leaves_nothing(
     a_second_try_succeeds(toys)
 
 
-@pytest.mark.slow
+@slow
 def test_a_connection_may_be_cut_after_any_byte_of_the_weights(toys: Any, tmp_path: Path) -> None:
     for at in range(0, len(toys.files["toy-codec"][WEIGHTS]), 43):
         toys.hub.faults.cut(at, WEIGHTS)
@@ -83,7 +84,9 @@ def test_a_connection_may_be_cut_after_any_byte_of_the_weights(toys: Any, tmp_pa
     a_second_try_succeeds(toys)
 
 
-@pytest.mark.parametrize("path", ["/revision/", "/tree/", "config.json", WEIGHTS])
+@pytest.mark.parametrize(
+    "path", [WEIGHTS, *(pytest.param(path, marks=slow) for path in ("/revision/", "/tree/", "config.json"))]
+)
 def test_a_connection_that_is_cut_once_is_taken_up_again(toys: Any, path: str) -> None:
     toys.hub.faults.cut(5, path, times=1)
     held = obtain(toys.codec)
@@ -98,7 +101,7 @@ REFUSALS = list(
 @pytest.mark.parametrize(
     ("status", "path"),
     [
-        pytest.param(status, path, marks=() if index % 5 == 0 else pytest.mark.slow)
+        pytest.param(status, path, marks=() if index % 9 == 0 else slow)
         for index, (status, path) in enumerate(REFUSALS)
     ],
 )
@@ -112,7 +115,9 @@ def test_a_refusal_leaves_nothing_and_says_what_to_do(
     a_second_try_succeeds(toys)
 
 
-@pytest.mark.parametrize("path", ["/revision/", "/resolve/", "/store/"])
+@pytest.mark.parametrize(
+    "path", ["/store/", pytest.param("/revision/", marks=slow), pytest.param("/resolve/", marks=slow)]
+)
 def test_a_server_that_does_not_answer_in_time_is_given_up(
     toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -196,7 +201,7 @@ def child(reference: Reference) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+@slow
 def test_two_processes_that_pull_at_once_both_have_it_and_fetch_it_once(toys: Any) -> None:
     toys.hub.faults.delay(0.2, "/resolve/")
     first, second = child(toys.codec), child(toys.codec)
@@ -207,7 +212,7 @@ def test_two_processes_that_pull_at_once_both_have_it_and_fetch_it_once(toys: An
     a_second_try_succeeds(toys)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     "path", ["/revision/", "/tree/", "/resolve/.*config", "/resolve/.*contract", "/store/"]
 )
@@ -224,7 +229,7 @@ def test_a_process_that_is_killed_while_it_pulls_leaves_nothing_in_the_way(toys:
     assert list((Path(os.environ["LDM_CACHE"]) / "staging").iterdir()) == []
 
 
-@pytest.mark.slow
+@slow
 def test_a_process_may_be_killed_at_any_time(toys: Any) -> None:
     """However long it ran, the next one finds all of it or nothing, and ends with all of it."""
     for run in range(12):

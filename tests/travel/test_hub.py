@@ -12,6 +12,7 @@ from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFound
 from ldm_registry.hub import Hub, front_matter
 
 TOKEN = "hf_loopbackTokenThatNobodyMaySee"
+slow = pytest.mark.slow
 FILES = {"config.json": b"{}", "part/diffusion_pytorch_model.safetensors": b"w" * 3000}
 
 
@@ -94,13 +95,13 @@ def test_a_gated_repository_says_so(hub: LoopbackHub, tmp_path: Path) -> None:
     ("status", "kind", "words"),
     [
         (401, NetworkError, "hf auth login"),
-        (403, NetworkError, "the token has to grant this"),
-        (404, NotFoundError, "check the name"),
-        (409, NetworkError, "try again"),
-        (412, NetworkError, "try again"),
+        pytest.param(403, NetworkError, "the token has to grant this", marks=slow),
+        pytest.param(404, NotFoundError, "check the name", marks=slow),
+        pytest.param(409, NetworkError, "try again", marks=slow),
+        pytest.param(412, NetworkError, "try again", marks=slow),
         (429, NetworkError, "wait a few minutes"),
-        (500, NetworkError, "try again"),
-        (503, NetworkError, "try again"),
+        pytest.param(500, NetworkError, "try again", marks=slow),
+        pytest.param(503, NetworkError, "try again", marks=slow),
     ],
 )
 def test_a_refusal_says_what_to_do_and_never_the_token(
@@ -122,7 +123,7 @@ def test_a_refusal_says_what_to_do_and_never_the_token(
         assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [503, *(pytest.param(status, marks=slow) for status in (429, 500))])
 def test_a_passing_fault_is_outlasted(hub: LoopbackHub, client: Hub, tmp_path: Path, status: int) -> None:
     commit = hub.publish("org/x", FILES)
     for path in ("/revision/", "/tree/", "/resolve/"):
@@ -186,7 +187,10 @@ def test_the_front_matter_is_yaml_that_the_hub_reads() -> None:
     assert "- ldm-component" in text
 
 
-@pytest.mark.parametrize("path", ["/preupload/", "/objects/batch", "/store/", "/commit/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/commit/", *(pytest.param(path, marks=slow) for path in ("/preupload/", "/objects/batch", "/store/"))],
+)
 def test_an_upload_that_is_cut_commits_nothing(hub: LoopbackHub, client: Hub, path: str) -> None:
     parent = hub.publish("org/x", {"config.json": b"[]"})
     hub.faults.cut_upload(3, path)
