@@ -1,32 +1,37 @@
 """The Hugging Face Hub, as far as it is used here: a small typed client over `huggingface_hub`, imported nowhere else.
 
 Address, token and folders are handed over, never read from the library's own constants. What the library raises
-becomes one of our errors, in our words: what a server says is cut short, stripped of control characters and of the
-token. Nothing that is downloaded is trusted here; `travel` compares it with what it has to be.
+becomes one of our errors (`hub_errors`), and what it logs is not shown: it names pre-signed addresses. Nothing that is
+downloaded is trusted here; `travel` compares it with what it has to be.
 """
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError, SpecError
+from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError
+from ldm_registry.hub_errors import NO_HUB, OFFLINE_VARIABLES, offline_error, ours, status_of
+from ldm_registry.hub_errors import clean as clean
+from ldm_registry.hub_values import Account as Account
+from ldm_registry.hub_values import Found as Found
+from ldm_registry.hub_values import Listing as Listing
+from ldm_registry.hub_values import References as References
+from ldm_registry.hub_values import RemoteFile as RemoteFile
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-OFFLINE_VARIABLES = ("LDM_OFFLINE", "HF_HUB_OFFLINE")
 MAX_LISTED = 20_000
 """Entries of a file listing that are read before it is given up."""
 
@@ -35,78 +40,6 @@ _LONG_ANSWER_S = 120.0
 _SLOWEST_UPLOAD_BYTES_PER_S = 20_000
 _PAUSES_S = (1.0, 3.0)
 _PASSING = (408, 429, 500, 502, 503, 504)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a commit, as the Hub lists it; every value is a claim of the server.
-
-    Attributes:
-        path: Relative to the repository.
-        size: Bytes.
-        blob: What git calls the content (a SHA-1 of its size and itself), or of the pointer to it.
-        sha256: Of the content, where it is stored outside of git (large files).
-    """
-
-    path: str
-    size: int
-    blob: str
-    sha256: str | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a commit holds.
-
-    Attributes:
-        files: In the order of the server.
-        folders: Everything that is not a file.
-    """
-
-    files: tuple[RemoteFile, ...]
-    folders: tuple[str, ...] = ()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A repository that a search found.
-
-    Attributes:
-        repository: `org/name`.
-        tags: Of its card.
-        downloads: As the Hub counts them.
-        commit: Where its main branch stands, if the server says so.
-        private: Only its owners see it.
-        gated: Its terms have to be accepted first.
-    """
-
-    repository: str
-    tags: tuple[str, ...]
-    downloads: int
-    commit: str | None
-    private: bool
-    gated: bool
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class References:
-    """Branches and tags of a repository, each with its commit."""
-
-    branches: Mapping[str, str]
-    tags: Mapping[str, str]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whose token it is, and which namespaces belong to it."""
-
-    name: str
-    namespaces: tuple[str, ...]
 
 
 @final
@@ -129,7 +62,7 @@ class Hub:
     @classmethod
     def from_environment(cls) -> Hub:
         """As HF_ENDPOINT, HF_TOKEN (or the stored login), LDM_OFFLINE and HF_HUB_OFFLINE say."""
-        if is_offline():
+        if isoffline_error():
             return cls(os.environ.get("HF_ENDPOINT"), offline=True)
         from huggingface_hub import get_token
 
@@ -160,7 +93,7 @@ class Hub:
             what, lambda api: api.model_info(repository, revision=revision, timeout=_SHORT_ANSWER_S)
         )
         if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-            raise NetworkError(f"{what}: the server named no commit", hint=_not_a_hub())
+            raise NetworkError(f"{what}: the server named no commit", hint=NO_HUB)
         return info.sha
 
     def is_private(self, repository: str) -> bool:
@@ -355,7 +288,7 @@ class Hub:
 
     def _api(self) -> HfApi:
         if self.offline:
-            raise _offline()
+            raise offline_error()
         from huggingface_hub import HfApi
 
         # False sends no token at all; None would send whatever is stored on this machine.
@@ -368,7 +301,7 @@ class Hub:
                 return self._asked(what, ask, _LONG_ANSWER_S)
             except NetworkError as error:
                 cause = error.__cause__
-                if cause is None or _status(cause) not in (*_PASSING, None):
+                if cause is None or status_of(cause) not in (*_PASSING, None):
                     raise
                 time.sleep(pause_s)
         return self._asked(what, ask, _LONG_ANSWER_S)
@@ -380,12 +313,17 @@ class Hub:
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:
+        library = logging.getLogger("huggingface_hub")
+        level = library.level
+        library.setLevel(logging.ERROR)  # each retry would be a warning with the whole address
         try:
             yield
         except LdmError:
             raise
         except Exception as error:
-            raise _ours(error, what, self._token) from error
+            raise ours(error, what, self._token) from error
+        finally:
+            library.setLevel(level)
 
 
 def is_missing_revision(error: NotFoundError) -> bool:
@@ -395,7 +333,7 @@ def is_missing_revision(error: NotFoundError) -> bool:
     return isinstance(error.__cause__, RevisionNotFoundError)
 
 
-def is_offline() -> bool:
+def isoffline_error() -> bool:
     """Whether the environment forbids to ask the Hub anything."""
     return any(
         os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in OFFLINE_VARIABLES
@@ -434,15 +372,6 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def clean(text: object, secret: str | None = None, most: int = 200) -> str:
-    """What a stranger wrote, safe to print: one line, printable, short, and without a secret."""
-    shown = str(text)
-    if secret:
-        shown = shown.replace(secret, "***")
-    shown = "".join(letter if letter.isprintable() else " " for letter in shown)
-    return " ".join(shown.split())[:most]
-
-
 def _within(limit_s: float, call: Callable[[], T]) -> T:
     """What a call returns, unless it takes too long: most requests of the library wait for ever."""
     results: list[T] = []
@@ -462,109 +391,3 @@ def _within(limit_s: float, call: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
-
-
-def _ours(error: Exception, what: str, secret: str | None) -> LdmError:
-    from huggingface_hub import errors as theirs
-
-    cause = _root(error)
-    said = _said(cause, secret)
-    if isinstance(cause, theirs.OfflineModeIsEnabled):
-        return _offline()
-    if isinstance(cause, theirs.GatedRepoError):
-        return NetworkError(
-            f"{what}: access is gated", said, hint="accept its terms on its page, then `hf auth login`"
-        )
-    status = _status(cause)
-    if isinstance(cause, theirs.RevisionNotFoundError):
-        return NotFoundError(f"{what}: there is no such branch, tag or commit", said)
-    if isinstance(cause, theirs.EntryNotFoundError) and status is not None:
-        return NotFoundError(f"{what}: there is no such file", said)
-    if status == 404:
-        return NotFoundError(
-            f"{what} does not exist, or is private and not yours",
-            said,
-            hint="check the name; for a private one: `hf auth login`",
-        )
-    if status is not None:
-        return NetworkError(f"{what}: the Hub answered {status}, {_meaning(status)}", said, _advice(status))
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NetworkError(
-            f"{what}: no space is left on the disk",
-            hint="nothing was kept; free some, or name a folder on another disk in LDM_CACHE",
-        )
-    if isinstance(cause, (theirs.HFValidationError, theirs.HfUriError)):
-        return SpecError(f"{what} is not a name on the Hub", [clean(cause)])
-    if isinstance(cause, PermissionError):
-        return NetworkError(f"{what}: could not be written to {cause.filename}", hint="nothing was kept")
-    if isinstance(cause, (TimeoutError, *_transport())) or "timed out" in str(cause).lower():
-        return NetworkError(
-            f"{what}: the Hub could not be reached, or the connection was cut",
-            [clean(f"{type(cause).__name__}: {cause}", secret)],
-            hint="nothing was kept; try again, or set LDM_OFFLINE=1 to use what is here already",
-        )
-    return NetworkError(
-        f"{what}: the answer of the Hub could not be used",
-        [clean(f"{type(cause).__name__}: {cause}", secret)],
-        hint=_not_a_hub(),
-    )
-
-
-def _root(error: BaseException) -> BaseException:
-    """The error behind those of the library that say no more than that there was one."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while isinstance(error, (LocalEntryNotFoundError, RuntimeError)) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _said(error: BaseException, secret: str | None) -> list[str]:
-    message = clean(getattr(error, "server_message", None) or "", secret)
-    return [f"the server says: {message}"] if message else []
-
-
-def _transport() -> tuple[type[BaseException], ...]:
-    """What the library's HTTP client raises, whichever client it is."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (ConnectionError, *(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"))
-
-
-def _meaning(status: int) -> str:
-    known = {
-        401: "not authorised",
-        403: "forbidden",
-        409: "a conflict with what is there or is going on",
-        412: "the repository has changed meanwhile",
-        416: "less is there than was announced",
-        429: "too many requests",
-    }
-    return known.get(status, "a fault of the server" if status >= 500 else "refused")
-
-
-def _advice(status: int) -> str:
-    known = {
-        401: "`hf auth login`, or check HF_TOKEN; a private repository looks the same as one that does not exist",
-        403: "the token has to grant this; `hf auth whoami` says whose it is",
-        409: "try again in a moment",
-        412: "try again: what is there now is looked at afresh",
-        429: "wait a few minutes and try again; with a token more requests are allowed",
-    }
-    return known.get(status, "nothing was changed here; try again in a few minutes")
-
-
-def _not_a_hub() -> str:
-    return "check HF_ENDPOINT and the proxy, and try again"
-
-
-def _offline() -> NetworkError:
-    return NetworkError(
-        "the Hub is not asked: offline mode is on",
-        hint=f"unset {' and '.join(OFFLINE_VARIABLES)}, or use what was pulled before",
-    )

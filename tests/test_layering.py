@@ -34,7 +34,7 @@ LAYERS = (
         "spec",
         "spec_*",
     ),
-    ("contracts", "foreign", "hub", "hookspecs", "trainable"),
+    ("contracts", "foreign", "hub", "hub_*", "hookspecs", "trainable"),
     (
         "registry",
         "weights",

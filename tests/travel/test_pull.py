@@ -22,6 +22,7 @@ from ldm_registry.travel.pinning import pinned
 from ldm_registry.travel.pull import held_commits, obtain
 from ldm_registry.travel.references import Reference, parse_reference, parse_repository
 
+TOKEN = "hf_loopbackTokenThatNobodyMaySee"
 REGISTRY = Registry([toy_plugin])
 
 
@@ -252,6 +253,22 @@ def test_ldm_pull_prints_the_lines_to_paste(toys: Any, ldm: Ldm) -> None:
     document = ldm("pull", str(toys.codec), "--json").document
     assert document["checkpoint"] == str(toys.codec)
     assert {file["path"] for file in document["files"]} == set(toys.files["toy-codec"])
+
+
+def test_neither_token_nor_signature_is_shown_or_written(toys: Any, tmp_path: Path, ldm: Ldm) -> None:
+    toys.hub.faults.answer(429, "/store/")
+    ended = ldm("pull", str(toys.codec))
+    assert ended.code == 5
+    toys.hub.faults.clear()
+    toys.hub.faults.answer(429, "/store/", times=1)
+    again = ldm("pull", str(toys.codec))
+    assert again.code == 0
+    assert "X-Signature" not in ended.err + again.err
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 4
+    assert not any(
+        token in path.read_bytes() for path in written for token in (TOKEN.encode(), b"X-Signature")
+    )
 
 
 def test_ldm_lock_writes_the_lock_beside_the_spec(toys: Any, ldm: Ldm) -> None:
