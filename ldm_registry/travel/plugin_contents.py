@@ -121,6 +121,11 @@ def refused_files(paths: Iterable[str]) -> list[str]:
     return problems
 
 
+def is_about(path: str) -> bool:
+    """Whether a file says something about the project and is no part of its code: the manifest, and the licence."""
+    return path == FILE or (LICENCE.fullmatch(path) is not None and not path.endswith(".py"))
+
+
 def claims(contents: Contents, installed: Sequence[Entry]) -> list[str]:
     """What a plugin claims although it belongs to somebody else.
 
@@ -212,20 +217,26 @@ def _source(manifest: Manifest, sizes: Mapping[str, int]) -> tuple[str, list[str
 def _is_module(place: str, module: str, sizes: Mapping[str, int]) -> bool:
     path = place + module.replace(".", "/")
     package = f"{place}{module.partition('.')[0]}/__init__.py"
+    if "." not in module and f"{path}.py" in sizes:
+        return True
     return package in sizes and (f"{path}.py" in sizes or f"{path}/__init__.py" in sizes)
 
 
 def _sources(manifest: Manifest, sizes: Mapping[str, int], source: str) -> dict[str, str]:
-    tops = {f"{source}{module.partition('.')[0]}/" for module in manifest.modules}
-    chosen = {path: path.removeprefix(source) for path in sizes if path.startswith(tuple(tops))}
-    about = {path: path for path in sizes if path == FILE or LICENCE.fullmatch(path)}
+    tops = {f"{source}{module.partition('.')[0]}" for module in manifest.modules}
+    chosen = {
+        path: path.removeprefix(source)
+        for path in sizes
+        if path.startswith(tuple(f"{top}/" for top in tops)) or path.removesuffix(".py") in tops
+    }
+    about = {path: path for path in sizes if is_about(path)}
     return dict(sorted({**chosen, **about}.items()))
 
 
 def _unfit(contents: Contents, sizes: Mapping[str, int]) -> Iterator[str]:
     chosen = {path: sizes[path] for path in contents.sources}
     for path, size in chosen.items():
-        if "/" in path and not path.endswith(ENDINGS):
+        if not is_about(path) and not path.endswith(ENDINGS):
             yield f"{path!a}: a package of a plugin holds {' '.join(ENDINGS)}"
         most = MAX_BYTES if path == FILE else MAX_FILE_BYTES
         if size > most:

@@ -10,11 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ldm_registry.authoring.manifest import FILE
 from ldm_registry.errors import IntegrityError, LdmError, MissingDependencyError, NotFoundError, SpecError
 from ldm_registry.hookspecs import PROJECT
 from ldm_registry.hub import clean
 from ldm_registry.registry import Registry
-from ldm_registry.travel.plugin_contents import Contents, normal
+from ldm_registry.travel.plugin_contents import Contents, is_about, normal
 from ldm_registry.travel.plugin_lock import LockedPlugin, change_locked, locked_of, read_locked
 from ldm_registry.travel.plugin_offer import Offer, find_installed, require_allowed
 from ldm_registry.travel.plugin_store import (
@@ -84,6 +85,19 @@ def require_installable(offer: Offer, *, allow_missing: bool = False) -> None:
         )
 
 
+def require_digest(trusted: str | None) -> None:
+    """Stop before anything is asked, where what somebody says that they trust is no digest.
+
+    Raises:
+        SpecError: It is none, `true` for example.
+    """
+    if trusted is not None and not DIGEST.fullmatch(trusted):
+        raise SpecError(
+            f"--trust-code {clean(trusted)!a} is no digest",
+            hint="expected sha256: and 64 digits; `--dry-run` shows that of the code",
+        )
+
+
 def require_consent(offer: Offer, digest: str | None) -> None:
     """Consent is given to exactly these bytes.
 
@@ -101,8 +115,7 @@ def require_consent(offer: Offer, digest: str | None) -> None:
             [f"code digest: {offer.digest}"],
             hint="read the code; then install it from a terminal, or with --trust-code and its digest",
         )
-    if not DIGEST.fullmatch(digest):
-        raise SpecError(f"--trust-code {clean(digest)!a} is no digest", hint="expected sha256: and 64 digits")
+    require_digest(digest)
     if digest != offer.digest:
         raise IntegrityError(
             f"{offer.address} is not the code that is trusted; nothing was installed",
@@ -274,12 +287,11 @@ def _laid_out(offer: Offer) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
     about = offer.contents.metadata_folder
     sources = {}
     for source, path in offer.contents.sources.items():
-        if "/" in source:
-            sources[path] = source
-        else:
-            sources[f"{about}/{path}" if path == "pyproject.toml" else f"{about}/licenses/{path}"] = source
+        if is_about(source):
+            path = f"{about}/{path}" if path == FILE else f"{about}/licenses/{path}"
+        sources[path] = source
     contents = {path: offer.files[source] for path, source in sources.items()}
-    contents |= unwritten({path: b"" for path, source in sources.items() if "/" in source})
+    contents |= unwritten([path for path, source in sources.items() if not is_about(source)])
     contents |= {f"{about}/{path}": text.encode() for path, text in _described(offer.contents).items()}
     return contents, sources
 
@@ -324,7 +336,7 @@ def _state(one: Installed, locked: LockedPlugin | None, lock: Path) -> State:
         return State(one.distribution, "", (), "the Hub, record broken", problems=one.problems)
     problems = [*one.problems, *_against_lock(locked_of(one.distribution, seal), locked, lock)]
     if one.folder is not None and str(one.folder) in sys.path:
-        packages = {path.partition("/")[0] for path in seal.files if path.endswith(".py")}
+        packages = {path.partition("/")[0].removesuffix(".py") for path in seal.files if path.endswith(".py")}
         for package in sorted(packages):
             if sealed_folder_of(package) != one.folder:
                 problems.append(

@@ -15,7 +15,7 @@ import re
 import shutil
 import site
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,14 +184,14 @@ def installed(site_folder: Path, *, check: bool = True) -> list[Installed]:
     return found
 
 
-def unwritten(package_folders: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The empty files that keep byte code out of each folder of the packages.
+def unwritten(code: Iterable[str]) -> dict[str, bytes]:
+    """The empty files that keep byte code out of each folder with code.
 
     Args:
-        package_folders: Files by path inside the sealed folder.
+        code: Paths of the plugin's files inside the sealed folder.
     """
-    folders = {path.rpartition("/")[0] for path in package_folders if path.endswith(".py")}
-    return {f"{folder}/{BYTE_CODE}": b"" for folder in folders}
+    folders = {path.rpartition("/")[0] for path in code if path.endswith(".py")}
+    return {f"{folder}/{BYTE_CODE}".lstrip("/"): b"" for folder in folders}
 
 
 def _described(name: str, folder: Path) -> Installed:

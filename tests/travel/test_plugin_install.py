@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
-from toy_project import NAME, REPO, Place, toy_project, tree
+from toy_project import NAME, REPO, Place, offered, toy_project, tree
 
 from ldm_registry.__main__ import main
 from ldm_registry.errors import IntegrityError, MissingDependencyError, NotFoundError, SpecError
@@ -17,6 +17,7 @@ from ldm_registry.travel.plugin_install import install, record, remove, states, 
 from ldm_registry.travel.plugin_offer import offer, offer_update
 from ldm_registry.travel.plugin_store import Installed, installed
 from ldm_registry.travel.plugin_text import describe_offer, render_offer
+from ldm_registry.travel.sealed_code import require_sealed
 
 
 @pytest.fixture
@@ -63,6 +64,20 @@ def test_a_src_layout_is_installed_without_its_src(hub: LoopbackHub, place: Plac
     plugin = place.install()
     assert plugin.folder is not None
     assert (plugin.folder / "ldm_toy_travel/deep/__init__.py").is_file()
+
+
+def test_a_plugin_may_be_a_single_module(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"ldm_toy_travel.py": b"ANSWER = 42\n", "pyproject.toml": toy_project()["pyproject.toml"]}
+    found = place.put(offered({**files, "other.py": b"import os\n"}))
+    assert found.folder is not None
+    assert {path for path in tree(found.folder) if "dist-info" not in path} == {
+        "__pycache__",
+        "ldm-plugin.json",
+        "ldm_toy_travel.py",
+    }
+    monkeypatch.syspath_prepend(str(found.folder))
+    require_sealed("ldm_toy_travel")
+    assert verified([], place.site, place.lock)[0].problems == ()
 
 
 def test_the_lock_names_repository_commit_digest_and_every_file(hub: LoopbackHub, place: Place) -> None:
@@ -267,7 +282,7 @@ def test_the_commands_install_list_verify_update_and_remove(
     assert plugin("verify", "pluggy") == 3
 
 
-@pytest.mark.parametrize(("typed", "code"), [(f"{NAME}\n", 0), ("yes\n", 4), ("y\n", 4), ("\n", 4), ("", 4)])
+@pytest.mark.parametrize(("typed", "code"), [(f"{NAME}\n", 0), ("yes\n", 4)])
 def test_at_a_terminal_the_name_has_to_be_typed(
     hub: LoopbackHub,
     place: Place,

@@ -45,11 +45,12 @@ def install(
 ) -> Result:
     """Show what a plugin on the Hub holds, ask, and install just that. Nothing of it runs before."""
     from ldm_registry.hub import Hub
-    from ldm_registry.travel.plugin_install import record
+    from ldm_registry.travel.plugin_install import record, require_digest
     from ldm_registry.travel.plugin_offer import Offer, offer, require_allowed
     from ldm_registry.travel.plugin_store import environment_site
 
     require_allowed()
+    require_digest(trust_code)
     site = environment_site()
     found = offer(Hub.from_environment(), address, site, lock)
     if isinstance(found, Offer):
@@ -78,10 +79,12 @@ def update(
 ) -> Result:
     """Show what a newer state of a plugin changes in its code, ask, and put it in the place of the old one."""
     from ldm_registry.hub import Hub
+    from ldm_registry.travel.plugin_install import require_digest
     from ldm_registry.travel.plugin_offer import Offer, offer_update, require_allowed
     from ldm_registry.travel.plugin_store import environment_site
 
     require_allowed()
+    require_digest(trust_code)
     site = environment_site()
     found = offer_update(Hub.from_environment(), name, to, site, lock)
     if isinstance(found, Offer):
