@@ -87,17 +87,41 @@ def answer(part: Encoder | Denoiser | Decoder, question: GoldenOutput) -> Tensor
     Raises:
         LdmError: The part refuses the input.
     """
-    like = next((one for one in part.parameters() if one.is_floating_point()), torch.empty(0))
-    z = question_input(question)
-    if isinstance(part, Encoder):
-        return spread(part.encode(z.to(like)))
-    if isinstance(part, Decoder):
-        return spread(part.decode(z.to(like)))
+    if isinstance(part, Denoiser):
+        return answers_by_gain(part, question, (1.0,))[0]
+    z = question_input(question).to(_like(part))
+    return spread(part.encode(z) if isinstance(part, Encoder) else part.decode(z))
+
+
+@torch.inference_mode()
+def answers_by_gain(part: Denoiser, question: GoldenOutput, gains: Sequence[float]) -> Tensor:
+    """As `answer`, with the input multiplied by each of K gains on its way into the denoiser: [K, values].
+
+    The outputs are read as if the input had not been multiplied.
+
+    Args:
+        part: On its device, in its dtype.
+        question: The input.
+        gains: K of them, one batch.
+
+    Raises:
+        LdmError: The part refuses the input.
+    """
+    like, z = _like(part), question_input(question).expand(len(gains), -1, -1, -1)
     log_snr = torch.tensor(question.log_snr or 0.0, dtype=torch.float64, device="cpu")
     level = NoiseLevel.at(log_snr, Scaling.VP)
-    output = part(z.to(like), level, _condition(part, question, like)).prediction
+    condition = {
+        name: value.expand(len(gains), *value.shape[1:])
+        for name, value in _condition(part, question, like).items()
+    }
+    seen = z * torch.tensor(gains, dtype=z.dtype, device="cpu").reshape(-1, 1, 1, 1)
+    output = part(seen.to(like), level, condition).prediction
     x0 = to_x0(part.prediction, output.double().cpu(), z.double(), level)
-    return spread((level.alpha * z.double() - x0) / level.sigma)
+    return torch.stack([spread(one) for one in (level.alpha * z.double() - x0) / level.sigma])
+
+
+def _like(part: Encoder | Denoiser | Decoder) -> Tensor:
+    return next((one for one in part.parameters() if one.is_floating_point()), torch.empty(0))
 
 
 def difference(found: Tensor, recorded: Sequence[float]) -> float:

@@ -12,17 +12,15 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ldm_registry.build import build_schedule
+from ldm_registry.diagnostics.denoiser_explanations import explanation, promised_training
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Suspicion
 from ldm_registry.diagnostics.probe import Probe, affordable, mse_per_image, probes, vp_level, within
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.diagnostics.telling import NetworkTime, keepers, swap_halves, time_features, told
 from ldm_registry.diagnostics.time_conventions import conventions, sinusoids
 from ldm_registry.diagnostics.wiener import Wiener
-from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import NoiseLevel, Trained, broadcast
 from ldm_registry.prediction import to_x0
-from ldm_registry.registry import Registry
 from ldm_registry.vocabulary import Kind, Prediction, Scaling
 
 DECIDED_NATS = 0.08
@@ -36,6 +34,8 @@ CONFIGURED_TIME = "as configured"
 TRUE_LEVEL = "of the level that the input has"
 WORSE_THAN_WIENER_NATS = 0.1
 OVERWHELMING_NATS = 0.7
+PROVEN = 0.97
+"""Strength of a misuse without which the recorded outputs come back."""
 
 _SCALES = {
     "as configured": (None, 0),
@@ -128,7 +128,7 @@ def measure_hypotheses(subject: Subject) -> Measurement:
         "Is the denoiser used as it was trained?",
         frozenset({Kind.DENOISER}),
         metrics,
-        tuple(_suspicions(found)),
+        (*_explained(subject), *_suspicions(found)),
         seconds=time.perf_counter() - begin,
     )
 
@@ -228,7 +228,7 @@ def _tellings(subject: Subject, trial: _Trial) -> Iterator[_Telling]:
     trained = known[0][1]
     yield _Telling(TRUE_LEVEL, _always(trained.network_time(trial.level)))
     yield from _rescaled(trained)
-    promised = _promised(subject)
+    promised = promised_training(subject)
     if promised is not None:
         name = promised.schedule.name
         yield _Telling(f"of schedule {name}, as in the contract", _always(promised.network_time(trial.level)))
@@ -247,18 +247,6 @@ def _rescaled(trained: Trained) -> Iterator[_Telling]:
     yield _Telling("multiplied by 1000", lambda level: 1000.0 * trained.network_time(level))
     yield _Telling("divided by 1000", lambda level: trained.network_time(level) / 1000.0)
     yield _Telling("running backwards", lambda level: ends.sum() - trained.network_time(level))
-
-
-def _promised(subject: Subject) -> Trained | None:
-    contract = subject.contract(Kind.DENOISER)
-    if contract is None or contract.schedule is None or contract.prediction is None:
-        return None
-    config = dict(contract.schedule)
-    try:
-        schedule = build_schedule(str(config.pop("name")), config, Registry.discover())
-    except (LdmError, KeyError):
-        return None
-    return Trained(contract.prediction, schedule, contract.time_scale or 1.0)
 
 
 def _embeddings(subject: Subject, trial: _Trial, trained: Trained) -> Iterator[_Telling]:
@@ -309,6 +297,17 @@ def _mistold(time: str) -> str:
     if time.startswith("of schedule "):
         return f"noise schedule is not {time.removeprefix('of schedule ')}"
     return f"time embedding follows another convention: right when {time}"
+
+
+def _explained(subject: Subject) -> Iterator[Suspicion]:
+    """What golden outputs say, where there are any: they need no images, and show a mild misuse too."""
+    found = explanation(subject)
+    if found is not None:
+        evidence = (
+            f"with that undone its outputs differ by {found.after:.2g} (relative) from the recorded ones, as it is "
+            f"used by {found.before:.2g}; {found.evidence}"
+        )
+        yield Suspicion(frozenset({Kind.DENOISER}), found.fault, PROVEN, evidence)
 
 
 def _suspicions(found: Scan) -> Iterator[Suspicion]:

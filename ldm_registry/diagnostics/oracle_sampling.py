@@ -151,7 +151,7 @@ def suspicions(found: Outcome) -> Iterator[Suspicion]:
         )
     noise = found.worst_noise_on_the_way
     if noise > found.tolerance:
-        index = max(range(len(point.noise)), key=lambda step: abs(point.noise[step] - 1.0))
+        index = max(range(len(point.noise) - 1), key=lambda step: abs(point.noise[step] - 1.0), default=0)
         text = f"after step {index} a state has {point.noise[index]:.3g} times the noise of its level"
         fault = (
             "adds the wrong amount of noise" if found.is_stochastic else "steps do not land on their levels"

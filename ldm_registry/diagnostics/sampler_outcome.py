@@ -17,8 +17,8 @@ EXACT = 0.01
 """A deterministic sampler follows a point mass to rounding; this is a hundredth of the noise."""
 STATISTICAL = 0.08
 """Three standard errors of a std over `SAMPLES`, and room for samplers that churn."""
-SIGNAL_STATISTICAL = 0.06
-"""Four standard errors over `SAMPLES` values of std 1.7."""
+STANDARD_ERRORS = 4.0
+"""Of the share of the known values in fresh noise."""
 DISTANCE = 0.03
 OVER_FIRST_ORDER = 1.6
 
@@ -30,6 +30,7 @@ class PointMass:
     Attributes:
         noise: For each step, the noise in the state over what its level says; 1 is right.
         signal: Error of the share that the known values have in the state, in stds of the state.
+        signal_by_chance: Standard error of that share in fresh noise of std 1; larger where the values are smaller.
         told: For each call, the same noise over that of the level told to the denoiser.
         residual: Noise in the last state.
         altered: Largest difference between the clean estimate that a step used and those it was given.
@@ -37,6 +38,7 @@ class PointMass:
 
     noise: tuple[float, ...]
     signal: tuple[float, ...]
+    signal_by_chance: float
     told: tuple[float, ...]
     residual: float
     altered: float
@@ -74,7 +76,7 @@ class Outcome:
     @property
     def signal_tolerance(self) -> float:
         """Of the share of known values in a state: fresh noise correlates with them by chance."""
-        return SIGNAL_STATISTICAL if self.is_stochastic else EXACT
+        return STANDARD_ERRORS * self.point.signal_by_chance if self.is_stochastic else EXACT
 
     @property
     def worst_signal(self) -> float:
@@ -198,7 +200,8 @@ def _point_mass(found: Run, levels: NoiseLevels, values: Tensor) -> PointMass:
     end = found.steps[-1]
     final = levels[-1]
     residual = float((end.z - final.alpha * values).square().mean().sqrt())
-    return PointMass(tuple(noise), tuple(signal), tuple(told), residual, max(altered, default=0.0))
+    by_chance = 1.0 / float(values.square().sum().sqrt())
+    return PointMass(tuple(noise), tuple(signal), by_chance, tuple(told), residual, max(altered, default=0.0))
 
 
 def _calls_of(found: Run, index: int) -> list[Call]:

@@ -15,6 +15,8 @@ from ldm_registry.interfaces import Denoised, NoiseLevel, NoiseLevels, Scheduler
 
 Answer = Callable[[Tensor, NoiseLevel], Tensor]
 """Exact clean estimate of z at a level."""
+VarianceAt = Callable[[int], float | None]
+"""What is said of the variance, by the index of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +66,57 @@ def run(scheduler: Scheduler, answer: Answer, z: Tensor, seed: int = 0) -> Run:
         seed: Of the noise that the sampler adds.
     """
     try:
-        return _run(scheduler, answer, z, seed, with_variance=False)
+        return _run(scheduler, answer, z, seed, _no_variance)
     except ContractError:
-        return _run(scheduler, answer, z, seed, with_variance=True)
+        lower = _run(scheduler, answer, z, seed, _lower_bound)
+    # One that adds no noise at the lower bound takes what it is given for the variance itself, not for a share.
+    if any(
+        not torch.equal(a.z, b.z)
+        for a, b in zip(lower.steps, _reseeded(scheduler, answer, z, seed), strict=False)
+    ):
+        return lower
+    return _run(scheduler, answer, z, seed, _posterior_variance(scheduler.levels()))
 
 
-def _run(scheduler: Scheduler, answer: Answer, z: Tensor, seed: int, *, with_variance: bool) -> Run:
+def _reseeded(scheduler: Scheduler, answer: Answer, z: Tensor, seed: int) -> tuple[Step, ...]:
+    return _run(scheduler, answer, z, seed + 1, _lower_bound).steps
+
+
+def _run(scheduler: Scheduler, answer: Answer, z: Tensor, seed: int, variance: VarianceAt) -> Run:
     steps: list[Step] = []
     calls: list[Call] = []
 
     def denoise(state: Tensor, level: NoiseLevel) -> Denoised:
         x0 = answer(state, level)
         calls.append(Call(len(steps), level, state.clone(), x0))
-        # -1 is the lower of the two bounds that a learned variance interpolates between.
-        return Denoised(x0.clone(), torch.full_like(x0, -1.0) if with_variance else None)
+        told = variance(len(steps))
+        return Denoised(x0.clone(), None if told is None else torch.full_like(x0, told))
 
     generator = torch.Generator().manual_seed(seed)
     for step in scheduler.trajectory(denoise, z.clone(), generator):
         steps.append(Step(step.index, step.level, step.z.clone(), step.x0.clone()))
-    return Run(tuple(steps), tuple(calls), with_variance)
+    return Run(tuple(steps), tuple(calls), variance is not _no_variance)
+
+
+def _no_variance(_step: int) -> None:
+    return None
+
+
+def _lower_bound(_step: int) -> float:
+    """The lower of the two bounds that a learned variance interpolates between."""
+    return -1.0
+
+
+def _posterior_variance(levels: NoiseLevels) -> VarianceAt:
+    """Of the variance-preserving state after a step, given the one before and the data (Eq. 7, Ho et al. 2020)."""
+
+    def variance(step: int) -> float:
+        index = min(step, len(levels) - 2)
+        before, after = levels[index].normalised(), levels[index + 1].normalised()
+        ratio = float(before.alpha * after.sigma) / max(float(after.alpha * before.sigma), 1e-300)
+        return float(after.sigma) ** 2 * (1.0 - min(ratio, 1.0) ** 2)
+
+    return variance
 
 
 def reference_end(levels: NoiseLevels, answer: Answer, z: Tensor, *, eta: float, seed: int = 0) -> Tensor:

@@ -78,7 +78,8 @@ def test_a_misuse_is_named_and_blamed_on_the_denoiser(
     name: str, injure: Callable[[Denoiser], Denoiser], fault: str
 ) -> None:
     found = measure_hypotheses(injured(emoji_subject(name), injure))
-    assert [fault in one.fault for one in found.suspicions] == [True], found
+    # What golden outputs explain comes first, in its own words; the scan over images needs none of them.
+    assert fault in found.suspicions[-1].fault, found
     assert found.suspicions[0].stages == frozenset({Kind.DENOISER})
 
 

@@ -29,7 +29,7 @@ class EpsilonForV(Fault):
     fault_id = "F32"
     modifies = stages = (Kind.DENOISER,)
     blames: tuple[Kind, ...] = (Kind.DENOISER, Kind.SCHEDULER)
-    words = ("prediction", "epsilon", "read as", "output")
+    words = ("read as",)
     fault_class = "prediction type"
 
     def injure(self, part: Component) -> None:
@@ -66,7 +66,7 @@ class ReversedVelocity(Fault):
     fault_id = "F71"
     modifies = stages = (Kind.DENOISER,)
     blames: tuple[Kind, ...] = (Kind.DENOISER, Kind.SCHEDULER)
-    words = ("sign", "velocity", "revers", "prediction", "direction", "negative")
+    words = ("opposite sign", "the other way")
     fault_class = "sign of the velocity"
 
     def injure(self, part: Component) -> None:
@@ -98,7 +98,7 @@ class UnscaledInput(Fault):
     fault_id = "F63"
     modifies = stages = (Kind.DENOISER,)
     blames: tuple[Kind, ...] = (Kind.DENOISER, Kind.SCHEDULER)
-    words = ("input", "scal")
+    words = ("input is not scaled", "input of the denoiser is not scaled")
     fault_class = "scale of the network's input"
 
     def injure(self, part: Component) -> None:

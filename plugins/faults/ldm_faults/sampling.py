@@ -36,7 +36,7 @@ class ClippedX0(Fault):
     name = "clipped-x0"
     fault_id = "F57"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("clip", "range", "limit", "variance", "spread")
+    words = ("clipped",)
     fault_class = "clipped clean estimate"
 
     def injure(self, part: Component) -> None:
@@ -67,7 +67,7 @@ class UniformStride(Fault):
     name = "uniform-stride"
     fault_id = "F58"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("level", "step", "stride", "variance", "sampler", "loop", "spread")
+    words = ("do not land on their levels", "told another level")
     fault_class = "level after a step"
 
     def injure(self, part: Component) -> None:
@@ -94,7 +94,7 @@ class LeftoverNoise(Fault):
     name = "leftover-noise"
     fault_id = "F60"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("noise", "residual", "grain", "last", "left", "final")
+    words = ("residual noise", "before the noise is gone")
     fault_class = "noise left at the end"
 
     def injure(self, part: Component) -> None:
@@ -120,7 +120,7 @@ class UnscaledPrior(Fault):
     name = "unscaled-prior"
     fault_id = "F63"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("prior", "start", "initial", "input", "scal", "noise")
+    words = ("initial noise",)
     fault_class = "scale of the initial noise"
 
     def injure(self, part: Component) -> None:
@@ -147,7 +147,7 @@ class HistoryNotReset(Fault):
     name = "history-not-reset"
     fault_id = "F68"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("repeat", "run", "history", "state", "twice", "differ")
+    words = ("history", "from one run to the next", "not repeatable")
     fault_class = "state that outlives a run"
 
     def injure(self, part: Component) -> None:
@@ -186,7 +186,7 @@ class BrokenLoop(Fault):
     name = "broken-loop"
     fault_id = "F72"
     modifies = stages = (Kind.SCHEDULER,)
-    words = ("loop", "step", "sampler", "variance", "noise", "residual", "spread")
+    words = ("do not land on their levels", "wrong amount of noise", "residual noise")
     fault_class = "step of the sampler"
 
     def injure(self, part: Component) -> None:

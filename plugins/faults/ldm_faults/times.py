@@ -19,6 +19,7 @@ _ALPHA_OF_SD = 0.0683
 """sqrt of the last cumulative signal, 0.0047, of Stable Diffusion's schedule (Table 1, Lin et al. 2024)."""
 _NO_SIGNAL = 0.02
 _BLAMES: tuple[Kind, ...] = (Kind.DENOISER, Kind.SCHEDULER)
+# The time crosses from one to the other, and implementations differ in whose it is: either is a right answer.
 
 
 @final
@@ -49,7 +50,7 @@ class Bfloat16Time(Fault):
     fault_id = "F36"
     modifies = stages = (Kind.DENOISER,)
     blames = _BLAMES
-    words = ("time", "bfloat16", "round")
+    words = ("time is rounded", "bfloat16")
     fault_class = "rounded time"
 
     def injure(self, part: Component) -> None:
@@ -73,7 +74,7 @@ class TimeScale(Fault):
     fault_id = "F39"
     modifies = stages = (Kind.DENOISER,)
     blames = _BLAMES
-    words = ("time",)
+    words = ("time is multiplied", "time scale", "time is given in")
     fault_class = "scale of time"
 
     def injure(self, part: Component) -> None:
@@ -97,7 +98,7 @@ class LinearForScaledLinear(Fault):
     fault_id = "F54"
     modifies = stages = (Kind.DENOISER,)
     blames = _BLAMES
-    words = ("schedule", "time", "linear")
+    words = ("noise schedule",)
     fault_class = "noise schedule"
 
     def injure(self, part: Component) -> None:
@@ -126,7 +127,7 @@ class IgnoredZeroSNR(Fault):
     fault_id = "F55"
     modifies = stages = (Kind.DENOISER,)
     blames = _BLAMES
-    words = ("schedule", "time", "snr", "terminal")
+    words = ("noise schedule", "terminal")
     fault_class = "noise schedule"
 
     def injure(self, part: Component) -> None:
@@ -156,7 +157,7 @@ class SwappedSinCos(Fault):
     name = "swapped-sin-cos"
     fault_id = "F37"
     modifies = stages = (Kind.DENOISER,)
-    words = ("time", "embedding", "denoiser")
+    words = ("time embedding",)
     fault_class = "convention of the time embedding"
 
     def injure(self, part: Component) -> None:
