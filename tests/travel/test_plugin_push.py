@@ -49,6 +49,7 @@ def test_what_was_published_is_what_others_install(
     assert said["notes"] == []
 
 
+@pytest.mark.slow
 def test_to_publish_again_uploads_nothing_and_a_change_needs_a_new_version(
     project: Path, hub: LoopbackHub, ldm: Run
 ) -> None:
@@ -65,6 +66,7 @@ def test_to_publish_again_uploads_nothing_and_a_change_needs_a_new_version(
     assert sorted(hub.repositories[REPO].tags) == ["v0.1.0", "v0.1.1"]
 
 
+@pytest.mark.slow
 def test_the_card_says_how_to_install_it_and_what_was_checked(
     project: Path, hub: LoopbackHub, ldm: Run
 ) -> None:

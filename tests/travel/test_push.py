@@ -62,18 +62,21 @@ def test_what_was_published_is_what_others_pull(folders: Folders, hub: LoopbackH
     assert "round-trip.png" not in read_contract(held.folder).files  # type: ignore[union-attr]  # it has one
 
 
+@pytest.mark.slow
 def test_one_commit_holds_it_all(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     assert ldm("push", folders.codec, REPO).code == 0
     assert hub.count("POST", "/commit/") == 1
     assert len(hub.repositories[REPO].commits) == 2, "the Hub's own first one, and ours"
 
 
+@pytest.mark.slow
 def test_the_folder_itself_stays_as_it_is(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     before = {path: path.read_bytes() for path in folders.codec.iterdir()}
     assert ldm("push", folders.codec, REPO, "--images", folders.images).code == 0
     assert {path: path.read_bytes() for path in folders.codec.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_to_publish_again_uploads_nothing(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     first = ldm("push", folders.codec, REPO, "--json").document
     second = ldm("push", folders.codec, REPO, "--json").document
@@ -94,6 +97,7 @@ def test_a_version_never_names_another_content(folders: Folders, hub: LoopbackHu
     assert hub.repositories[REPO].tags == {"v1.0.0": first["commit"], "v1.0.1": second["commit"]}
 
 
+@pytest.mark.slow
 def test_files_of_an_earlier_version_do_not_stay(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     (folders.codec / "notes.txt").write_text("old")
     assert ldm("push", folders.codec, REPO).code == 0
@@ -162,6 +166,7 @@ def test_figures_that_cannot_be_found_again_stop_it(folders: Folders, hub: Loopb
     assert "round-trip PSNR (dB): recorded" in ended.err
 
 
+@pytest.mark.slow
 def test_what_was_never_measured_is_measured_now(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     def silent(said: Any) -> Any:
         del said["self_test"], said["latent_measured"]
@@ -187,6 +192,7 @@ def test_weights_that_the_contract_does_not_know_stay_here(
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_contract_is_refused(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     (folders.codec / "contract.json").unlink()
     ended = ldm("push", folders.codec, REPO)
@@ -212,6 +218,7 @@ def test_a_command_that_makes_no_sense_is_refused(
     assert says in ended.err
 
 
+@pytest.mark.slow
 def test_a_private_repository_is_seen_by_its_owners_alone(
     folders: Folders, hub: LoopbackHub, ldm: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +243,7 @@ def test_what_was_to_be_private_never_goes_to_a_public_repository(
     assert hub.count("POST", "/(preupload|commit|batch)") == 0
 
 
+@pytest.mark.slow
 def test_a_gated_repository_is_published_to_by_its_owner(
     folders: Folders, hub: LoopbackHub, ldm: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +256,7 @@ def test_a_gated_repository_is_published_to_by_its_owner(
     assert "gated" in ended.err
 
 
+@pytest.mark.slow
 def test_a_repository_of_something_else_is_left_alone(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     hub.publish(REPO, {"model.safetensors": b"x", "README.md": b"my life's work"})
     ended = ldm("push", folders.codec, REPO)
@@ -256,6 +265,7 @@ def test_a_repository_of_something_else_is_left_alone(folders: Folders, hub: Loo
     assert hub.count("POST", "/commit/") == 0
 
 
+@pytest.mark.slow
 def test_it_is_found_by_its_tags(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     assert ldm("push", folders.codec, REPO).code == 0
     (found,) = ldm("search", "--kind", "decoder", "--latent", "4ch-f4", "--json").document["found"]
@@ -272,6 +282,7 @@ def test_without_a_token_nothing_is_tried(
     assert "hf auth login" in ended.err
 
 
+@pytest.mark.slow
 def test_in_the_namespace_of_another_nothing_is_published(
     folders: Folders, hub: LoopbackHub, ldm: Run
 ) -> None:

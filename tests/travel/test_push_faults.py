@@ -34,12 +34,8 @@ ENDPOINTS = {
 STATUSES = (401, 403, 404, 409, 412, 429, 500, 503)
 QUICK = {
     ("create", 403),
-    ("head", 401),
-    ("listing", 429),
-    ("preupload", 404),
     ("store", 503),
     ("commit", 412),
-    ("commit", 409),
     ("download", 503),
     ("tag", 500),
 }
@@ -104,6 +100,7 @@ def test_an_answer_that_is_an_error(
     a_second_try_succeeds(client, hub, parcel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_trouble_that_passes_is_waited_for(
     status: int, parcel: Parcel, client: Hub, hub: LoopbackHub
@@ -117,14 +114,14 @@ def test_trouble_that_passes_is_waited_for(
 @pytest.mark.parametrize(
     ("endpoint", "after"),
     [
-        ("preupload", 10),
-        ("batch", 0),
-        ("store", 0),
+        pytest.param("preupload", 10, marks=pytest.mark.slow),
+        pytest.param("batch", 0, marks=pytest.mark.slow),
+        pytest.param("store", 0, marks=pytest.mark.slow),
         ("store", 1),
-        ("store", 16383),
-        ("commit", 0),
+        pytest.param("store", 16383, marks=pytest.mark.slow),
+        pytest.param("commit", 0, marks=pytest.mark.slow),
         ("commit", 100),
-        ("tag", 0),
+        pytest.param("tag", 0, marks=pytest.mark.slow),
     ],
 )
 def test_an_upload_that_is_cut(
@@ -136,7 +133,7 @@ def test_an_upload_that_is_cut(
     a_second_try_succeeds(client, hub, parcel)
 
 
-@pytest.mark.parametrize("after", [0, 1, 8000])
+@pytest.mark.parametrize("after", [*(pytest.param(count, marks=pytest.mark.slow) for count in (0, 1)), 8000])
 def test_a_verification_that_is_cut(after: int, parcel: Parcel, client: Hub, hub: LoopbackHub) -> None:
     hub.faults.cut(after, WEIGHTS)
     error = refused(client, hub, parcel)
@@ -145,7 +142,7 @@ def test_a_verification_that_is_cut(after: int, parcel: Parcel, client: Hub, hub
     a_second_try_succeeds(client, hub, parcel)
 
 
-@pytest.mark.parametrize("endpoint", ["create", "commit", "tag"])
+@pytest.mark.parametrize("endpoint", [pytest.param("create", marks=pytest.mark.slow), "commit", "tag"])
 def test_an_answer_that_is_lost_is_made_up_for(
     endpoint: str, parcel: Parcel, client: Hub, hub: LoopbackHub
 ) -> None:
@@ -157,6 +154,7 @@ def test_an_answer_that_is_lost_is_made_up_for(
         assert hub.count("POST", ENDPOINTS["commit"]) == before, "what is there is not sent again"
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_waited_for(parcel: Parcel, client: Hub, hub: LoopbackHub) -> None:
     hub.faults.delay(0.1, "/(commit|store|resolve)/")
     assert publish(client, REPO, parcel).tag == "v1.0.0"
@@ -281,6 +279,7 @@ def test_a_server_that_repeats_the_token_does_not_get_it_printed(
     assert TOKEN not in repr(error) + str(error.to_dict())
 
 
+@pytest.mark.slow
 def test_nothing_of_a_verification_is_left(
     parcel: Parcel, client: Hub, hub: LoopbackHub, tmp_path: Path
 ) -> None:
