@@ -122,6 +122,7 @@ def files_of(project: Project) -> Mapping[str, str]:
     files = {
         "pyproject.toml": _fill("pyproject.toml", words),
         "README.md": _fill("README.md", words),
+        "LICENSE": _fill("LICENSE", words),
         ".gitignore": _fill("gitignore", words),
         f"{project.module}/__init__.py": _fill("init.py", words),
         f"{project.module}/py.typed": "",
