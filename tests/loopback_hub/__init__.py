@@ -9,7 +9,8 @@ with LoopbackHub() as hub:
 """
 
 from loopback_hub.faults import Fault, Faults
-from loopback_hub.server import LoopbackHub, Request
+from loopback_hub.server import LoopbackHub
 from loopback_hub.store import Repository
+from loopback_hub.wire import Request
 
 __all__ = ["Fault", "Faults", "LoopbackHub", "Repository", "Request"]
