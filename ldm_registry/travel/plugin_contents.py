@@ -168,6 +168,12 @@ def missing(contents: Contents) -> list[str]:
     return problems
 
 
+def unsupplied(contents: Contents, imports: Iterable[str]) -> list[str]:
+    """Top-level modules that the code imports and nothing here supplies, declared or not. Imports none of them."""
+    known = {*contents.packages, *sys.stdlib_module_names}
+    return sorted(name for name in set(imports) - known if PathFinder.find_spec(name) is None)
+
+
 def _build_code(document: Mapping[str, Any]) -> Iterator[str]:
     build = _table(document, "build-system")
     if "backend-path" in build:

@@ -23,6 +23,7 @@ from ldm_registry.travel.plugin_store import (
     filled,
     held,
     installed,
+    is_on,
     lay_down,
     sweep,
     switch_off,
@@ -158,7 +159,8 @@ def install(
         try:
             switch_on(site_folder, offer.name, folder)
         except BaseException:
-            change_locked(lock, offer.name, before)
+            if not is_on(site_folder, folder):
+                change_locked(lock, offer.name, before)
             raise
         sweep(site_folder)
     return find_installed(offer.name, site_folder)

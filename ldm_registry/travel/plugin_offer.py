@@ -26,6 +26,7 @@ from ldm_registry.travel.plugin_contents import (
     normal,
     refused_files,
     require_manifest,
+    unsupplied,
 )
 from ldm_registry.travel.plugin_lock import LockedPlugin, read_locked
 from ldm_registry.travel.plugin_store import Installed, installed
@@ -50,6 +51,7 @@ class Offer:
         digest: Of the code; what consent is given to.
         review: What reading the code has shown.
         missing: What it needs and this environment lacks.
+        unsupplied: Modules that its code imports and nothing here supplies; some may be optional.
         before: What is installed now, for an update.
         changes: The code as a unified diff against what is installed now.
     """
@@ -63,6 +65,7 @@ class Offer:
     digest: str
     review: CodeReview
     missing: tuple[str, ...]
+    unsupplied: tuple[str, ...] = ()
     before: Installed | None = None
     changes: str = ""
 
@@ -305,6 +308,7 @@ def _fetched(hub: Hub, repository: str, revision: str, commit: str) -> Offer:
         for path in contents.sources:
             if path != FILE:
                 files[path], known[path] = _download(hub, repository, commit, listing[path], Path(folder))
+    review = review_code(files)
     return Offer(
         repository,
         revision,
@@ -313,8 +317,9 @@ def _fetched(hub: Hub, repository: str, revision: str, commit: str) -> Offer:
         files,
         known,
         code_digest({path: one.sha256 for path, one in known.items()}),
-        review_code(files),
+        review,
         tuple(missing(contents)),
+        tuple(unsupplied(contents, review.imports)),
     )
 
 

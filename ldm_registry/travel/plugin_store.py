@@ -16,7 +16,7 @@ import shutil
 import site
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -137,6 +137,11 @@ def switch_on(site_folder: Path, name: str, folder: Path) -> None:
     _sync(site_folder)
 
 
+def is_on(site_folder: Path, folder: Path) -> bool:
+    """Whether a sealed folder is the one that its plugin's switch names."""
+    return any(one.folder == folder for one in installed(site_folder, check=False))
+
+
 def switch_off(site_folder: Path, name: str) -> None:
     """Make Python find the plugin no more."""
     _switch(site_folder, name).unlink(missing_ok=True)
@@ -144,17 +149,19 @@ def switch_off(site_folder: Path, name: str) -> None:
 
 
 def sweep(site_folder: Path) -> None:
-    """Take away what no switch names: what was removed, and what a killed process left behind."""
-    store = site_folder / STORE
+    """Take away what no switch names: what was removed, and what a killed process left behind.
+
+    What cannot be taken away now is seen by nobody, and is tried again next time.
+    """
     kept = {one.folder for one in installed(site_folder, check=False)}
-    for entry in store.iterdir():
+    for entry in (site_folder / STORE).iterdir():
         if entry.name.startswith(STAGING):
             _discard(entry)
         elif entry.is_dir():
             for folder in entry.iterdir():
                 if folder not in kept:
                     _discard(folder)
-            if not any(entry.iterdir()):
+            with suppress(OSError):
                 entry.rmdir()
 
 
@@ -212,9 +219,10 @@ def _switch(site_folder: Path, name: str) -> Path:
 
 def _discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        with suppress(OSError):
+            path.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

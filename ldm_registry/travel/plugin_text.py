@@ -48,6 +48,7 @@ def render_offer(offer: Offer) -> str:
         if len(review.findings) > MAX_FINDINGS:
             lines.append(f"  ... and {len(review.findings) - MAX_FINDINGS} more; --json has them all")
     lines += [f"missing     {clean(text)}" for text in offer.missing]
+    lines += [f"not here    {clean(name)}, which its code imports" for name in offer.unsupplied]
     lines.append(f"code digest {offer.digest}")
     return "\n".join(lines)
 
@@ -66,6 +67,7 @@ def describe_offer(offer: Offer) -> dict[str, Any]:
         "files": {path: {"size": one.size, "sha256": one.sha256} for path, one in offer.facts.items()},
         "code": offer.review.to_dict(),
         "missing": list(offer.missing),
+        "unsupplied": list(offer.unsupplied),
         "changes": offer.changes,
         "digest": offer.digest,
     }

@@ -17,6 +17,7 @@ from loopback_hub import LoopbackHub
 from toy_project import NAME, REPO, Place, offered, toy_project, tree
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError
+from ldm_registry.travel import plugin_store
 from ldm_registry.travel.plugin_install import record, remove, verified
 from ldm_registry.travel.plugin_offer import Offer
 from ldm_registry.travel.plugin_store import installed
@@ -225,3 +226,22 @@ def test_a_switch_that_cannot_be_thrown_leaves_the_lock_as_it_was(
     assert NAME not in place.lock.read_text()
     monkeypatch.undo()
     assert place.put(made).problems == ()
+
+
+@pytest.mark.parametrize("name", ["_write", "_sync", "altered"])
+def test_a_key_press_in_the_middle_leaves_no_installed_plugin_without_its_record(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = offered(toy_project())
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin_store, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            place.put(made)
+    found = installed(place.site)
+    assert bool(found) == (NAME in (place.lock.read_text() if place.lock.exists() else ""))
+    put(place, made)
+    assert [one.problems for one in verified([], place.site, place.lock)] == [()]

@@ -13,6 +13,7 @@ from toy_project import NAME, REPO, Place, offered, toy_project, tree
 from ldm_registry.__main__ import main
 from ldm_registry.errors import IntegrityError, MissingDependencyError, NotFoundError, SpecError
 from ldm_registry.travel import plugin_store
+from ldm_registry.travel.plugin_contents import ENDINGS, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES
 from ldm_registry.travel.plugin_install import install, record, remove, states, verified
 from ldm_registry.travel.plugin_offer import offer, offer_update
 from ldm_registry.travel.plugin_store import Installed, installed
@@ -153,13 +154,16 @@ def test_another_commit_is_an_update_and_not_an_installation(hub: LoopbackHub, p
 
 
 def test_what_is_missing_is_named_and_not_installed(hub: LoopbackHub, place: Place) -> None:
-    files = toy_project()
+    files = toy_project(answer=42)
+    files["ldm_toy_travel/__init__.py"] += b"import no_such_module\n"
     needs = b'dependencies = ["no-such-library>=2", "torch>=999", "ldm-registry"]'
     files["pyproject.toml"] = files["pyproject.toml"].replace(b'dependencies = ["ldm-registry>=0.1"]', needs)
     hub.publish(REPO, files, tag="v1.0.0")
     found = place.offer()
     assert found.missing[0] == "no-such-library>=2"
     assert found.missing[1].startswith("torch>=999 (there is ")
+    assert found.unsupplied == ("no_such_module",)
+    assert "no_such_module" in render_offer(found)
     with pytest.raises(MissingDependencyError, match="no-such-library") as caught:
         install(found, found.digest, place.site, place.lock)
     assert "pip install 'no-such-library>=2' 'torch>=999'" in str(caught.value)
@@ -308,3 +312,10 @@ class Terminal:
 
     def readline(self) -> str:
         return self.typed
+
+
+def test_the_page_names_the_limits_as_they_are(root: Path) -> None:
+    page = (root / "docs" / "hub.md").read_text("utf-8").partition("## Plugins")[2]
+    limits = f"{MAX_FILES} files, files over {MAX_FILE_BYTES // 2**20} MiB or {MAX_TOTAL_BYTES // 2**20} MiB"
+    assert limits in page
+    assert f"`{' '.join(ENDINGS)}`" in page
