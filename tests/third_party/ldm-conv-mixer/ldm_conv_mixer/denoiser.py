@@ -47,7 +47,7 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, told: Tensor) -> Tensor:
         """[B, width, H, W] of the same shape; `told` is [B, width]."""
         scale, shift = self.tell(told)[:, :, None, None].chunk(2, dim=1)
-        mixed = hidden + self.cells(F.silu(self.norm(hidden) * (1 + scale) + shift))
+        mixed: Tensor = hidden + self.cells(F.silu(self.norm(hidden) * (1 + scale) + shift))
         added: Tensor = self.narrow(F.silu(self.widen(mixed)))
         return mixed + added
 
