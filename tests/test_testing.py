@@ -715,6 +715,39 @@ def test_a_skipped_check_does_not_fail_and_keeps_its_reason() -> None:
     report.raise_if_failed()
 
 
+def test_what_a_class_is_exempt_from_is_left_out_wherever_it_is_tested() -> None:
+    component = broken(
+        HealthyEncoder,
+        encode=_crop_to_stride,
+        exempt_from={"a_size_off_the_stride_is_refused": "it crops, as its paper says"},
+        conformance_config={"stride": 3},
+    )
+    report = check_component(component, skip=NOT_INSTALLED)
+    assert report.passed
+    reasons = {row.name: row.detail for row in report.results if row.status is Status.SKIPPED}
+    assert reasons == {**NOT_INSTALLED, **component.exempt_from}
+    suite: Any = type("Suite", (ComponentSuite,), {"component": component, "skip": NOT_INSTALLED})()
+    with pytest.raises(SkipTest, match="as its paper says"):
+        suite.test_a_size_off_the_stride_is_refused()
+    suite.test_component_keeps_its_config()
+    broken_off = broken(HealthyEncoder, exempt_from={"two_calls_agree": ""})
+    with pytest.raises(SpecError, match="not valid"):
+        check_component(broken_off)
+
+
+def test_a_failure_says_where_the_component_raised() -> None:
+    report = check_component(broken(HealthyEncoder, encode=_refuse_odd_sizes), skip=NOT_INSTALLED)
+    (failure,) = (one for one in report.failures if one.name == "odd_sizes_work")
+    line = _refuse_odd_sizes.__code__.co_firstlineno
+    assert failure.where == f"{__file__}:{line + 2}"
+
+
+def _refuse_odd_sizes(self: Any, image: Tensor, generator: Any = None) -> Tensor:
+    if image.shape[-2] // self.config.stride % 2:
+        raise ValueError("an odd number of rows")
+    return HealthyEncoder.encode(self, image, generator)
+
+
 def test_a_skip_needs_a_known_check_and_a_reason() -> None:
     with pytest.raises(SpecError) as caught:
         check_component(HEALTHY[Kind.ENCODER], skip={"odd_size_works": "why", "two_calls_agree": " "})

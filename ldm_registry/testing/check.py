@@ -90,14 +90,14 @@ class Check:
 def _where(component: type[object], error: Exception | None) -> str:
     """Where the component's own module raised, as far as it did; else where its class begins."""
     try:
-        file, line = inspect.getsourcefile(component) or "", inspect.getsourcelines(component)[1]
+        place = f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"
     except (OSError, TypeError):
-        return component.__module__
+        place = component.__module__
     top = component.__module__.partition(".")[0]
     for frame, number in traceback.walk_tb(error.__traceback__ if error else None):
         if frame.f_globals.get("__name__", "").partition(".")[0] == top:
-            file, line = frame.f_code.co_filename, number
-    return f"{file}:{line}"
+            place = f"{frame.f_code.co_filename}:{number}"
+    return place
 
 
 def asked_of(*kinds: Kind) -> Callable[[Callable[[Subject], None]], Check]:

@@ -54,9 +54,12 @@ def ldm(tmp_path_factory: pytest.TempPathFactory) -> Ldm:
     path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def run(*words: str | Path, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str | Path, codes: tuple[int, ...] = (0,), module: str = "ldm_registry"
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "ldm_registry", *map(str, words)],
+            [sys.executable, "-m", module, *map(str, words)],
+            cwd=top,
             env=environment,
             capture_output=True,
             text=True,
@@ -139,6 +142,7 @@ def test_their_own_tests_pass_where_they_are_installed(ldm: Ldm) -> None:
         distribution = read_manifest(folder).distribution
         document = json.loads(ldm("plugin", "test", distribution, "--json").stdout)
         assert document["passed"]
+        ldm("-q", "-p", "no:cacheprovider", "--rootdir", folder, folder / "tests", module="pytest")
 
 
 @pytest.mark.slow
