@@ -194,7 +194,7 @@ def _embedded(values: Tensor, *, time: Tensor, shift: float, cosine_first: bool)
 
 def _input_scale(tried: _Denoiser) -> Explanation | None:
     """The network gets its input in another scale, at each level the one that fits best."""
-    if affordable(tried.subject, 10 * SEARCHED, share=4.0) < SEARCHED:
+    if affordable(tried.subject, 10 * SEARCHED, share=20.0) < SEARCHED:
         return None  # a large network; the scan over images has the usual scales
     fits = [_best_gain(tried.subject.pipe.denoiser, question) for question in tried.questions]
     after = max(apart for _, apart in fits)

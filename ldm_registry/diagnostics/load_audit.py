@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ldm_registry.diagnostics.evidence import Healthy, Measurement, Metric, Suspicion
 from ldm_registry.diagnostics.golden_output import GOLDEN_SAME, golden_distance
 from ldm_registry.diagnostics.golden_outputs import differences
-from ldm_registry.diagnostics.stored_weights import weight_suspicions
+from ldm_registry.diagnostics.stored_weights import parting, weight_suspicions
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.digests import verify
 from ldm_registry.errors import LdmError
@@ -67,8 +67,11 @@ def measure_load(subject: Subject) -> Measurement:
     audits = [audit(kind, getattr(subject.pipe, kind)) for kind in NETWORKS]
     files = list(_files(subject))
     golden = golden_distance(subject)
-    # A network that still puts out what was recorded has the weights that it was saved with, whatever they look like.
+    # A network that still puts out what was recorded, or has the very weights of the file that its contract vouches
+    # for, has what it was saved with, whatever that looks like.
     intact = {Kind.DENOISER} if golden is not None and golden < GOLDEN_SAME else set()
+    if not files:
+        intact |= {one.kind for one in audits if one.random and _is_as_saved(subject, one.kind)}
     return Measurement(
         "LOAD",
         "Are the weights those of the checkpoint, and trained?",
@@ -81,6 +84,15 @@ def measure_load(subject: Subject) -> Measurement:
         ),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _is_as_saved(subject: Subject, kind: Kind) -> bool:
+    """Whether the weights are those of a file whose digest the contract has."""
+    contract = subject.contract(kind)
+    if contract is None or not contract.files:
+        return False
+    found = parting(subject, kind)
+    return found is not None and found.compared > 0 and not found.different
 
 
 @torch.inference_mode()
