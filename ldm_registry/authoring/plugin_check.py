@@ -166,6 +166,8 @@ def _checked(component: type[Component], wishes: Wishes | None) -> ConformanceRe
             [error.summary, *error.problems],
             hint=f"say `{option}`, or give the class a `conformance_config`",
         ) from error
+    except (Exception, SystemExit):
+        pass  # Every check that builds it says so.
     return check_component(
         component,
         config,

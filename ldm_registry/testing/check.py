@@ -81,13 +81,13 @@ class Check:
             return CheckResult(self.name, Status.NOT_APPLICABLE, str(reason))
         except NonconformityError as failure:
             return CheckResult(self.name, Status.FAILED, str(failure), _where(subject.component, None))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             detail = f"it raised {type(error).__name__}: {error}"
             return CheckResult(self.name, Status.FAILED, detail, _where(subject.component, error))
         return CheckResult(self.name, Status.PASSED)
 
 
-def _where(component: type[object], error: Exception | None) -> str:
+def _where(component: type[object], error: BaseException | None) -> str:
     """Where the component's own module raised, as far as it did; else where its class begins."""
     try:
         place = f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"

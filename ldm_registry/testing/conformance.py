@@ -146,7 +146,7 @@ def check_component(
         component, config, trained=trained, schedule=schedule, tokenizer=tokenizer, devices=devices
     )
     subject = replace(subject, checkpoint=checkpoint, images=images)
-    skipped = require_reasons(component, {**component.exempt_from, **(skip or {})})
+    skipped = exemptions(component, skip or {})
     results = []
     for check in checks_for(component.kind):
         if check.name in skipped:
@@ -174,7 +174,7 @@ def subject_of(
     if config is None:
         try:
             config = component.Config(**component.conformance_config)
-        except (ValidationError, SpecError) as error:
+        except (ValidationError, SpecError, TypeError) as error:
             raise SpecError(
                 f"{component.__name__} has no default config",
                 [f"{error}"],
@@ -192,12 +192,17 @@ def subject_of(
     )
 
 
-def require_reasons(component: type[Component], skip: Mapping[str, str]) -> Mapping[str, str]:
-    """Refuse a skip that names no check or gives no reason.
+def exemptions(component: type[Component], skip: Mapping[str, str]) -> Mapping[str, str]:
+    """The checks that are left out, each with its reason: those that the class names, and those of one test.
 
     Raises:
-        SpecError: Every such entry.
+        SpecError: Every entry that names no check, or gives no reason.
     """
+    if not isinstance(component.exempt_from, Mapping):
+        raise SpecError(
+            f"{component.__name__}.exempt_from is {component.exempt_from!r}; expected reasons by check"
+        )
+    skip = {**component.exempt_from, **skip}
     names = [check.name for check in checks_for(component.kind)]
     unknown = [
         f"{name!r} is not asked of a {component.kind}; {did_you_mean(name, names)}"

@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 from ldm_registry.interfaces import Component, ComponentConfig, NoiseSchedule, Trained
 from ldm_registry.testing.check import Check, Status
-from ldm_registry.testing.conformance import checks_for, require_reasons, subject_of
+from ldm_registry.testing.conformance import checks_for, exemptions, subject_of
 from ldm_registry.testing.global_state import restored
 
 
@@ -41,7 +41,7 @@ class ComponentSuite:
         super().__init_subclass__(**arguments)
         if "component" not in vars(cls):
             return
-        skip = require_reasons(cls.component, {**cls.component.exempt_from, **cls.skip})
+        skip = exemptions(cls.component, cls.skip)
         for check in checks_for(cls.component.kind):
             setattr(cls, f"test_{check.name}", _as_test(check, skip.get(check.name)))
 

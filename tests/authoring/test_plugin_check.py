@@ -94,6 +94,15 @@ def test_a_failed_check_says_what_was_got_what_was_expected_and_where(
     assert sum(" ok " in line for line in lines) > 5
 
 
+@pytest.mark.parametrize("line", ["raise ValueError('no')", "raise SystemExit(0)"])
+def test_a_component_that_cannot_be_built_fails_its_checks_and_nothing_else(
+    line: str, project: Path, edit: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("        self.image_channels = 3\n", f"        {line}\n")
+    assert main(["plugin", "test", str(project)]) == 1
+    assert f"component_keeps_its_config: it raised {line[6:].partition('(')[0]}" in capsys.readouterr().out
+
+
 def test_every_check_is_a_line_and_the_document_holds_the_same(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +131,7 @@ def test_a_capability_is_declared_missing_with_its_reason_which_is_shown(
         ('{"runs_in_bfloat16": " "}', "'runs_in_bfloat16' has no reason"),
         ('{"runs_in_bfloat17": "why"}', "did you mean 'runs_in_bfloat16'"),
         ('{"noise_grows_with_time": "why"}', "is not asked of a decoder"),
+        ('"runs_in_bfloat16"', "expected reasons by check"),
     ],
 )
 def test_an_exemption_without_a_reason_or_a_check_is_refused(
