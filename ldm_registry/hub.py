@@ -139,7 +139,9 @@ class Hub:
                 folders.append(entry.path)
         return Listing(tuple(files), tuple(folders))
 
-    def download(self, repository: str, commit: str, path: str, folder: Path) -> Path:
+    def download(
+        self, repository: str, commit: str, path: str, folder: Path, *, at_most: int | None = None
+    ) -> Path:
         """Fetch one file of a commit into a folder, under its own path. What arrives is not checked.
 
         Args:
@@ -147,8 +149,10 @@ class Hub:
             commit: 40 hexadecimal digits.
             path: Checked beforehand to stay inside the folder.
             folder: Gets the file, and the library's notes under `.cache`.
+            at_most: Bytes; a server that sends more is left. None takes everything.
 
         Raises:
+            IntegrityError: More came than was announced.
             NotFoundError: No such file.
             NetworkError: The connection was cut, the disk is full, or as `commit_of`.
         """
@@ -156,7 +160,12 @@ class Hub:
         with self._translated(what):
             return Path(
                 self._api().hf_hub_download(
-                    repository, path, revision=commit, local_dir=folder, etag_timeout=_SHORT_ANSWER_S
+                    repository,
+                    path,
+                    revision=commit,
+                    local_dir=folder,
+                    etag_timeout=_SHORT_ANSWER_S,
+                    tqdm_class=_measure(what, at_most),
                 )
             )
 
@@ -370,6 +379,25 @@ def alone(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         yield
+
+
+def _measure(what: str, at_most: int | None) -> Any:
+    """The library's progress bar, which sees every piece that arrives, and stops at one too many."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, but not typed as such
+
+    class Measure(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            self.arrived = getattr(self, "arrived", 0) + int(n or 0)
+            if at_most is not None and self.arrived > at_most:
+                raise IntegrityError(
+                    f"{what} did not arrive as the Hub lists it",
+                    [f"size: expected {at_most}, found {self.arrived} or more"],
+                    hint="nothing was kept; try again, and where it happens again do not use this repository",
+                )
+            done: bool | None = super().update(n)
+            return done
+
+    return Measure
 
 
 def _within(limit_s: float, call: Callable[[], T]) -> T:

@@ -142,7 +142,7 @@ def fetch(
     _check_space(folder, wanted)
     arrived = {}
     for file in wanted:
-        path = hub.download(repository, commit, file.path, folder)
+        path = hub.download(repository, commit, file.path, folder, at_most=file.size)
         if path.is_symlink() or path.resolve() != folder.resolve() / file.path:
             raise IntegrityError(f"{repository}@{commit}: {file.path} arrived outside of its folder")
         arrived[file.path] = check_arrived(path, file)
@@ -201,27 +201,36 @@ def _chosen(reference: Reference, hub: Hub) -> list[RemoteFile]:
     prefix = f"{reference.folder}/" if reference.folder else ""
     inside = [file for file in listed if file.path.startswith(prefix)]
     chosen = [file for file in inside if file.path.lower().endswith(DATA_ENDINGS)]
-    names = sorted(file.path for file in inside)
     large = [file for file in chosen if not _is_weights(file.path) and file.size > MAX_SMALL_BYTES]
     if large:
         raise IntegrityError(
             f"{reference} was refused: its listing is not that of a component",
             [f"{file.path}: {file.size} bytes; at most {MAX_SMALL_BYTES} are allowed" for file in large],
         )
-    pickles = [name for name in names if name.lower().endswith(PICKLES)]
+    pickles = sorted(file.path for file in inside if file.path.lower().endswith(PICKLES))
     if pickles and not any(_is_weights(file.path) for file in chosen):
         raise IntegrityError(
             f"{reference} has no safetensors; a pickle can run code and is not fetched",
             pickles[:8],
             hint="ask its author for safetensors",
         )
-    if not any(file.path.endswith(".json") for file in chosen):
-        raise NotFoundError(
-            f"{reference} holds no checkpoint: there is no JSON file in it",
-            names[:12],
-            hint="name a folder of the repository with `--folder`, or another repository",
-        )
+    inner = {file.path.removeprefix(prefix) for file in chosen}
+    if not any(name.endswith(".json") and "/" not in name for name in inner):
+        raise _no_checkpoint(reference, inside, inner)
     return chosen
+
+
+def _no_checkpoint(reference: Reference, inside: Sequence[RemoteFile], inner: Iterable[str]) -> NotFoundError:
+    folders = sorted({name.rpartition("/")[0] for name in inner if name.endswith("/config.json")})
+    names = [file.path for file in inside]
+    hint = "name another repository, or another folder of it"
+    if folders:
+        hint = f"name one of its folders: --folder {' or '.join(folders[:4])}"
+    elif "pyproject.toml" in names:
+        hint = f"it is a plugin: `ldm plugin install hf://{reference.repository}@{reference.commit}`"
+    return NotFoundError(
+        f"{reference} holds no checkpoint: there is no JSON file at its top", sorted(names)[:12], hint
+    )
 
 
 def _is_weights(path: str) -> bool:

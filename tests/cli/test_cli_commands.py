@@ -31,6 +31,10 @@ COMMANDS = {
     "inject",
     "diagnose",
     "benchmark-verdict",
+    "search",
+    "pull",
+    "lock",
+    "push",
 }
 
 

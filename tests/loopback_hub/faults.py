@@ -18,7 +18,7 @@ class Fault:
         method: Of the request; None matches all.
         times: How often it happens; None for ever.
         status: Answered in place of what was asked for.
-        headers: With that status.
+        headers: With that status, or in place of those of the answer.
         cut_after: Bytes of the file (or of the answer's body) after which the connection is closed. A request that
             resumes beyond that byte gets nothing at all.
         cut_upload_after: Bytes of the request's body that are read before the connection is closed; nothing is done.

@@ -164,6 +164,7 @@ class Handler(BaseHTTPRequestHandler):
                 body = fault.replace
             if fault.flip is not None and len(body) > fault.flip and answer.status == 200:
                 body = body[: fault.flip] + bytes([body[fault.flip] ^ 1]) + body[fault.flip + 1 :]
+            answer.headers |= fault.headers
             cut = fault.cut_after if fault.cut_after is not None else cut
         start, status = 0, answer.status
         ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback_hub.faults import listed
+from loopback_hub.faults import Fault, listed
 
 from ldm_registry.errors import IntegrityError, LdmError
 from ldm_registry.hub import Listing, RemoteFile
@@ -267,6 +268,27 @@ def test_a_listing_without_end_is_given_up(toys: Any, monkeypatch: pytest.Monkey
     toys.hub.page_size = 2
     toys.hub.faults.edit(lambda entries: [*entries, listed(f"{len(entries)}.json")] * 3, "/tree/")
     refused(toys.assembled, "lists more than 5 files")
+
+
+def test_more_than_was_announced_is_not_taken(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    size = len(toys.files["toy-codec"][WEIGHTS])
+    toys.hub.faults.replace(b"x" * 100_000, "/store/")
+    error = refused(toys.assembled, f"expected {size}", "found")
+    assert int(re.findall(r"found (\d+)", str(error))[0]) < size + 2000
+    assert held_commits("org/toy-codec") == []
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag"])
+def test_a_digest_that_climbs_leads_nowhere(toys: Any, tmp_path: Path, header: str) -> None:
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    toys.hub.faults.add(Fault("/resolve/", headers={header: '"../../../../../evil"'}))
+    with pytest.raises(LdmError):
+        obtain(toys.codec)
+    after = {path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert after == before
 
 
 @pytest.mark.parametrize("file", ["config.json", "contract.json"])

@@ -221,6 +221,15 @@ def test_a_repository_without_a_checkpoint_is_not_found(toys: Any) -> None:
         obtain(Reference("org/empty", commit))
 
 
+def test_a_repository_of_folders_or_of_code_says_what_to_name(toys: Any) -> None:
+    several = toys.hub.publish("org/several", {"vae/config.json": b"{}", "unet/config.json": b"{}"})
+    with pytest.raises(NotFoundError, match="--folder unet or vae"):
+        obtain(Reference("org/several", several))
+    plugin = toys.hub.publish("org/ldm-x", {"pyproject.toml": b"", "ldm_x/__init__.py": b""})
+    with pytest.raises(NotFoundError, match=f"ldm plugin install hf://org/ldm-x@{plugin}"):
+        obtain(Reference("org/ldm-x", plugin))
+
+
 def test_a_pickle_is_not_fetched(toys: Any) -> None:
     commit = toys.hub.publish("org/old", {"config.json": b"{}", "diffusion_pytorch_model.bin": b"\x80\x02"})
     with pytest.raises(IntegrityError, match="a pickle can run code"):
