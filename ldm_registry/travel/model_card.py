@@ -44,8 +44,9 @@ class Facts:
         foreign: Library and class that read the folder too, if there are any.
         plugins: Distribution that supplies the component of each kind.
         latent_stride: Pixels per latent cell, where it is known.
+        codec: Address of the codec that a denoiser goes with, where it is on the Hub too.
         pictures: In order.
-        measured_again: What was measured before publication, beside what is recorded: name, recorded, found.
+        measured_again: How many of the recorded figures were measured before publication, and agreed.
         licence: As the Hub writes it; None where nobody stated one.
         base_model: What it was derived from.
     """
@@ -55,8 +56,9 @@ class Facts:
     foreign: tuple[str, str] | None = None
     plugins: Mapping[Kind, str] = field(default_factory=dict)
     latent_stride: int | None = None
+    codec: str | None = None
     pictures: Sequence[Picture] = ()
-    measured_again: Sequence[tuple[str, str, str]] = ()
+    measured_again: int = 0
     licence: str | None = None
     base_model: str | None = None
 
@@ -74,10 +76,10 @@ def checkpoint_card(existing: str | None, contract: Contract, facts: Facts) -> s
     """
     name = facts.repository.rpartition("/")[2]
     parts = [
-        *_use(contract, facts),
         *_pictures(facts.pictures),
+        *_use(contract, facts),
         "## What it promises",
-        table(("", ""), [*_promises(contract, facts)]),
+        table(("what", "promise"), [*_promises(contract, facts)]),
         *_measured(contract, facts),
     ]
     return card(existing, _front(contract, facts, name), name, "\n\n".join(parts))
@@ -189,7 +191,8 @@ def _promises(contract: Contract, facts: Facts) -> Iterator[tuple[str, Any]]:
         null = "" if contract.null_class is None else f"; {contract.null_class} stands for none"
         yield "class labels", f"0 to {contract.classes - 1}{null}"
     if contract.codec_sha256:
-        yield "codec", f"whose weights have sha256 `{contract.codec_sha256}`"
+        address = f"`{facts.codec}`, " if facts.codec else ""
+        yield "codec", f"{address}whose weights have sha256 `{contract.codec_sha256}`"
     yield "runs in", ", ".join(f"`{dtype}`" for dtype in contract.safe_dtypes)
 
 
@@ -204,8 +207,11 @@ def _measured(contract: Contract, facts: Facts) -> Iterator[str]:
         if data and data == contract.training.get("trained_on"):
             yield MADE_FROM_THESE
     if facts.measured_again:
-        yield "Measured again on the machine that published it:"
-        yield table(("figure", "recorded", "found"), facts.measured_again)
+        count = facts.measured_again
+        yield (
+            f"Before publication {count} recorded figure{'s were' if count != 1 else ' was'} measured again, and came "
+            "out the same up to rounding."
+        )
 
 
 def _results(contract: Contract) -> Iterator[dict[str, Any]]:

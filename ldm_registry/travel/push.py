@@ -112,8 +112,9 @@ def prepare(
         foreign=_foreign(read_config(folder)),
         plugins=_plugins(contract, registry),
         latent_stride=measured.latent_stride,
+        codec=measured.codec,
         pictures=measured.pictures,
-        measured_again=[figure.row() for figure in measured.figures],
+        measured_again=sum(figure.recorded is not None for figure in measured.figures),
         licence=licence,
         base_model=base_model,
     )
@@ -167,7 +168,7 @@ def _contract(folder: Path) -> Contract:
     if contract is None:
         raise SpecError(
             f"{folder} has no {CONTRACT}: nobody could tell what it promises",
-            hint="`ldm train` writes one; a folder of diffusers gets one from `ldm import`, in a file beside its spec",
+            hint=f"`ldm train` writes one; `ldm import` writes one beside its spec, to be copied here as {CONTRACT}",
         )
     return contract
 

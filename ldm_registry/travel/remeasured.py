@@ -62,10 +62,6 @@ class Figure:
         """Whether both say the same; also where nothing was recorded."""
         return self.recorded is None or abs(self.found - self.recorded) <= self.tolerance
 
-    def row(self) -> tuple[str, str, str]:
-        """For a table."""
-        return self.name, "-" if self.recorded is None else f"{self.recorded:.4g}", f"{self.found:.4g}"
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -77,6 +73,7 @@ class Remeasured:
         figures: Recorded and found.
         pictures: For the card.
         latent_stride: Pixels per latent cell, where that is known.
+        codec: Address on the Hub of the codec that a denoiser was measured with, if it has one.
         notes: What could not be measured, and what would make it possible.
     """
 
@@ -84,6 +81,7 @@ class Remeasured:
     figures: tuple[Figure, ...] = ()
     pictures: tuple[Picture, ...] = ()
     latent_stride: int | None = None
+    codec: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -205,7 +203,15 @@ def _denoiser(
     if images is not None and test.denoising_error:
         figures, notes = _errors(pipe, contract, test, images)
     picture = _samples(pipe, folder.name)
-    return Remeasured(contract, figures, (picture,), pipe.encoder.latent_space.stride, notes)
+    codec = spec.encoder.checkpoint or ""
+    return Remeasured(
+        contract,
+        figures,
+        (picture,),
+        pipe.encoder.latent_space.stride,
+        codec if codec.startswith("hf://") else None,
+        notes,
+    )
 
 
 def _require_its_codec(contract: Contract, pipe: Pipeline, spec: PipelineSpec) -> None:
