@@ -6,14 +6,10 @@ file by file, as they lie in the repository. So a project whose build would do m
 
 from __future__ import annotations
 
-import platform
 import re
-import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.machinery import PathFinder
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,10 +17,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ldm_registry.authoring.manifest import FILE, MAX_BYTES, Manifest, parse_manifest
-from ldm_registry.errors import IntegrityError, LdmError, NotFoundError, SpecError
+from ldm_registry.errors import IntegrityError, NotFoundError, SpecError
 from ldm_registry.hookspecs import PROJECT
 from ldm_registry.hub import clean
-from ldm_registry.registry import Entry
 
 MAX_FILES = 500
 MAX_FILE_BYTES = 2**20
@@ -40,7 +35,6 @@ NATIVE_OR_BYTE_CODE = (
 
 BUILD_CODE = frozenset({"setup.py", "setup.cfg", "hatch_build.py", "sitecustomize.py", "usercustomize.py"})
 LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[\w.-]{0,32}", re.IGNORECASE)
-START_UP = frozenset({"sitecustomize", "usercustomize", "conftest", "setup", "tests", "test", "__main__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,54 +118,6 @@ def refused_files(paths: Iterable[str]) -> list[str]:
 def is_about(path: str) -> bool:
     """Whether a file says something about the project and is no part of its code: the manifest, and the licence."""
     return path == FILE or (LICENCE.fullmatch(path) is not None and not path.endswith(".py"))
-
-
-def claims(contents: Contents, installed: Sequence[Entry]) -> list[str]:
-    """What a plugin claims although it belongs to somebody else.
-
-    Args:
-        contents: Of the plugin.
-        installed: What all installed distributions declare.
-    """
-    own = contents.distribution
-    problems = [
-        f"it declares {one.kind}.{one.name}, which is {entry.distribution}'s"
-        for one in contents.manifest.components
-        for entry in installed
-        if entry.key == (one.kind.value, one.name) and normal(entry.distribution) != own
-    ]
-    for package in contents.packages:
-        if package in sys.stdlib_module_names or package in START_UP:
-            problems.append(f"its package {package!a} has a name that Python itself uses")
-        elif (owner := _owner(package)) not in (None, own):
-            problems.append(f"its package {package!a} would stand in for one that is there: {owner}")
-    return problems
-
-
-def missing(contents: Contents) -> list[str]:
-    """What it needs and this environment lacks, each as pip writes it, with what is there instead."""
-    problems = []
-    if contents.requires_python and not SpecifierSet(contents.requires_python).contains(
-        platform.python_version(), prereleases=True
-    ):
-        problems.append(f"Python {contents.requires_python} (this is {platform.python_version()})")
-    for needed in contents.requirements:
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(needed.name)
-        except metadata.PackageNotFoundError:
-            problems.append(f"{needed}")
-            continue
-        if not needed.specifier.contains(version, prereleases=True):
-            problems.append(f"{needed} (there is {version})")
-    return problems
-
-
-def unsupplied(contents: Contents, imports: Iterable[str]) -> list[str]:
-    """Top-level modules that the code imports and nothing here supplies, declared or not. Imports none of them."""
-    known = {*contents.packages, *sys.stdlib_module_names}
-    return sorted(name for name in set(imports) - known if PathFinder.find_spec(name) is None)
 
 
 def _build_code(document: Mapping[str, Any]) -> Iterator[str]:
@@ -275,22 +221,6 @@ def _requirements(
     if problems:
         raise SpecError(f"{where} does not say what the plugin needs as pip reads it", problems)
     return python, tuple(requirements)
-
-
-def _owner(package: str) -> str | None:
-    """Who supplies a top-level name already: a distribution, or a path; None where nobody does."""
-    spec = PathFinder.find_spec(package)
-    if spec is None:
-        return None
-    from ldm_registry.travel.sealed_code import read_seal, sealed_folder_of
-
-    folder = sealed_folder_of(package)
-    if folder is not None:
-        try:
-            return normal(read_seal(folder).distribution)
-        except LdmError:
-            return folder.parent.name
-    return spec.origin or str(next(iter(spec.submodule_search_locations or ()), package))
 
 
 def require_manifest(sizes: Mapping[str, int], where: str) -> None:

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import unified_diff
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from packaging.version import InvalidVersion, Version
-
 from ldm_registry.authoring.manifest import FILE
-from ldm_registry.errors import IntegrityError, NotFoundError, PluginError, SpecError
-from ldm_registry.hub import Hub, References, RemoteFile
+from ldm_registry.errors import IntegrityError, NotFoundError, SpecError
+from ldm_registry.hub import Hub, RemoteFile
 from ldm_registry.registry import Registry
 from ldm_registry.travel.code_review import CodeReview, review_code
+from ldm_registry.travel.consent import require_allowed
 from ldm_registry.travel.listing import checked_listing
+from ldm_registry.travel.plugin_changes import changes as diff
 from ldm_registry.travel.plugin_contents import (
     Contents,
-    claims,
     contents_of,
-    missing,
     normal,
     refused_files,
     require_manifest,
-    unsupplied,
 )
+from ldm_registry.travel.plugin_history import current_commit, held_of, newest
 from ldm_registry.travel.plugin_lock import LockedPlugin, read_locked
 from ldm_registry.travel.plugin_store import Installed, installed
-from ldm_registry.travel.references import is_commit, parse_repository
+from ldm_registry.travel.plugin_surroundings import claims, missing, unsupplied
+from ldm_registry.travel.references import parse_repository
 from ldm_registry.travel.sealed_code import code_digest
 from ldm_registry.travel.verified import FileFacts, check_arrived
-
-NO_REMOTE_CODE = "LDM_NO_REMOTE_CODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +81,6 @@ class Offer:
         return seal is not None and seal.digest == self.digest
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Where a repository stood when something of it was installed or locked."""
-
-    name: str
-    revision: str
-    commit: str
-    where: str
-
-
-def require_allowed() -> None:
-    """Stop where the environment forbids code from a Hub.
-
-    Raises:
-        IntegrityError: LDM_NO_REMOTE_CODE is set; nothing else can grant it then.
-    """
-    if os.environ.get(NO_REMOTE_CODE, "").strip().lower() not in ("", "0", "false", "no", "off"):
-        raise IntegrityError(
-            f"{NO_REMOTE_CODE} is set: no code from a Hub is fetched or installed here",
-            hint="whoever set it decides; no option, spec or lock goes past it",
-        )
-
-
 def offer(hub: Hub, address: str, site_folder: Path, lock: Path) -> Offer | Installed:
     """Look at a plugin on the Hub.
 
@@ -131,8 +103,8 @@ def offer(hub: Hub, address: str, site_folder: Path, lock: Path) -> Offer | Inst
     require_allowed()
     repository, revision = parse_repository(address)
     locked = read_locked(lock)
-    held = _held(repository, site_folder, locked, lock)
-    commit = _commit(hub, repository, revision, held)
+    held = held_of(repository, site_folder, locked, lock)
+    commit = current_commit(hub, repository, revision, held)
     for one in installed(site_folder):
         if one.seal is not None and one.seal.repository == repository:
             return _as_installed(one, commit)
@@ -171,10 +143,10 @@ def offer_update(
             f"plugin {name} is not what was installed", before.problems, f"`ldm plugin remove {name}`"
         )
     seal = before.seal
-    held = _held(seal.repository, site_folder, read_locked(lock), lock)
+    held = held_of(seal.repository, site_folder, read_locked(lock), lock)
     if revision is None:
-        revision = _newest(hub.references(seal.repository), seal.revision)
-    commit = _commit(hub, seal.repository, revision, held)
+        revision = newest(hub.references(seal.repository), seal.revision)
+    commit = current_commit(hub, seal.repository, revision, held)
     if commit == seal.commit:
         return before
     found = _fetched(hub, seal.repository, revision, commit)
@@ -184,7 +156,7 @@ def offer_update(
             [f"expected the distribution {name}, found {found.name}"],
             hint=f"`ldm plugin remove {name}` first, if you want the other one",
         )
-    changes = "".join(_changes(before, found))
+    changes = "".join(diff(before, found.files))
     kept = {field: getattr(found, field) for field in Offer.__slots__ if field not in ("before", "changes")}
     return Offer(**kept, before=before, changes=changes)
 
@@ -213,64 +185,6 @@ def find_installed(name: str, site_folder: Path) -> Installed:
 def _component_names(one: Installed) -> set[str]:
     points = one.seal.components if one.seal else ()
     return {word for point in points for word in (point.partition(".")[2], point.replace(".", "/", 1))}
-
-
-def _held(
-    repository: str, site_folder: Path, locked: Mapping[str, LockedPlugin], lock: Path
-) -> tuple[Held, ...]:
-    seals = [(one.distribution, one.seal) for one in installed(site_folder) if one.seal is not None]
-    return (
-        *(
-            Held(name, seal.revision, seal.commit, "what is installed")
-            for name, seal in seals
-            if seal.repository == repository
-        ),
-        *(
-            Held(name, one.revision, one.commit, str(lock))
-            for name, one in locked.items()
-            if one.repository == repository
-        ),
-    )
-
-
-def _commit(hub: Hub, repository: str, revision: str | None, held: tuple[Held, ...]) -> str:
-    """The commit that is asked for, of a repository that still is the one that it was.
-
-    Raises:
-        IntegrityError: A commit that we hold is gone, or a tag that we hold names another commit.
-    """
-    try:
-        commit = hub.commit_of(repository, revision)
-    except NotFoundError:
-        if any(one.commit == revision for one in held):
-            hub.commit_of(repository)  # where the whole repository is gone, that is what is said
-            raise _made_anew(repository, next(one for one in held if one.commit == revision)) from None
-        raise
-    elsewhere = [one for one in held if one.commit != commit]
-    for one in elsewhere:
-        try:
-            hub.commit_of(repository, one.commit)
-        except NotFoundError:
-            raise _made_anew(repository, one) from None
-    named = [one for one in elsewhere if not is_commit(one.revision)]
-    tags = hub.references(repository).tags if named else {}
-    for one in named:
-        if tags.get(one.revision, one.commit) != one.commit:
-            raise IntegrityError(
-                f"{repository}: the tag {one.revision} was moved",
-                [f"{one.where} says {one.commit}", f"now it stands for {tags[one.revision]}"],
-                hint="a version never changes: ask its author what happened; nothing was fetched",
-            )
-    return commit
-
-
-def _made_anew(repository: str, held: Held) -> IntegrityError:
-    return IntegrityError(
-        f"{repository} is not the repository that it was",
-        [f"{held.where} names its commit {held.commit}, which it does not have any more"],
-        hint="it was deleted and made anew, maybe by somebody else, or its history was rewritten; if you trust it all "
-        f"the same, `ldm plugin remove {held.name}` first",
-    )
 
 
 def _as_installed(one: Installed, commit: str) -> Installed:
@@ -376,56 +290,3 @@ def _require_locked(found: Offer, pinned: LockedPlugin, lock: Path) -> None:
             hint=f"install hf://{pinned.repository}@{pinned.commit}, or `ldm plugin remove {found.name}` takes it out "
             "of the lock",
         )
-
-
-def _newest(references: References, revision: str) -> str:
-    """The newest version tag; the branch that was asked for, or `main`, where there is none."""
-    versions: dict[Version, str] = {}
-    for tag in references.tags:
-        try:
-            versions[Version(tag)] = tag
-        except InvalidVersion:
-            continue
-    if revision in references.branches:
-        return revision
-    released = [version for version in versions if not version.is_prerelease]
-    if released:
-        return versions[max(released)]
-    if "main" not in references.branches:
-        raise PluginError(
-            "the repository has neither a version tag nor a main branch", hint="say `--to REVISION`"
-        )
-    return "main"
-
-
-def _changes(before: Installed, found: Offer) -> list[str]:
-    """The code as it is against the code as it would be, safe to print."""
-    if before.seal is None or before.folder is None:
-        return []
-    old = {
-        file.source: (before.folder / path).read_bytes()
-        for path, file in before.seal.files.items()
-        if file.source is not None
-    }
-    lines: list[str] = []
-    for path in sorted(old.keys() | found.files.keys()):
-        was, now = _lines(old.get(path, b"")), _lines(found.files.get(path, b""))
-        if was != now:
-            old_name = ascii_path(path) if path in old else "/dev/null"
-            new_name = ascii_path(path) if path in found.files else "/dev/null"
-            lines += unified_diff(was, now, old_name, new_name)
-    return lines
-
-
-def ascii_path(path: str) -> str:
-    """A path as it is shown: letters that a terminal would act upon, or that look like others, are escaped."""
-    return ascii(path)[1:-1]
-
-
-def _lines(content: bytes) -> list[str]:
-    text = content.decode("utf-8", "backslashreplace")
-    shown = [
-        "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
-        for line in text.split("\n")
-    ]
-    return [f"{line}\n" for line in shown]

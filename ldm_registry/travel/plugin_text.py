@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldm_registry.hub import clean
-from ldm_registry.travel.plugin_install import State
-from ldm_registry.travel.plugin_offer import Offer, ascii_path
+from ldm_registry.travel.plugin_changes import ascii_path
+from ldm_registry.travel.plugin_offer import Offer
+from ldm_registry.travel.plugin_states import State
 
 MAX_FINDINGS = 40
 MAX_DIFF_LINES = 2000

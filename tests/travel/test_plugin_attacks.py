@@ -17,10 +17,12 @@ from ldm_registry.errors import IntegrityError, LdmError, NotFoundError, SpecErr
 from ldm_registry.registry import Entry, Registry
 from ldm_registry.spec import load_spec
 from ldm_registry.travel import plugin_store
-from ldm_registry.travel.plugin_contents import MAX_FILE_BYTES, MAX_FILES, claims, contents_of
-from ldm_registry.travel.plugin_install import install, remove, states, verified
+from ldm_registry.travel.plugin_contents import MAX_FILE_BYTES, MAX_FILES, contents_of
+from ldm_registry.travel.plugin_install import install, remove
 from ldm_registry.travel.plugin_offer import offer, offer_update
+from ldm_registry.travel.plugin_states import states, verified
 from ldm_registry.travel.plugin_store import installed
+from ldm_registry.travel.plugin_surroundings import claims
 from ldm_registry.travel.plugin_text import render_offer
 from ldm_registry.travel.sealed_code import BYTE_CODE, require_sealed
 

@@ -18,8 +18,9 @@ from toy_project import NAME, REPO, Place, offered, toy_project, tree
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError
 from ldm_registry.travel import plugin_store
-from ldm_registry.travel.plugin_install import record, remove, verified
+from ldm_registry.travel.plugin_install import record, remove
 from ldm_registry.travel.plugin_offer import Offer
+from ldm_registry.travel.plugin_states import verified
 from ldm_registry.travel.plugin_store import installed
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")

@@ -14,8 +14,9 @@ from ldm_registry.__main__ import main
 from ldm_registry.errors import IntegrityError, MissingDependencyError, NotFoundError, SpecError
 from ldm_registry.travel import plugin_store
 from ldm_registry.travel.plugin_contents import ENDINGS, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES
-from ldm_registry.travel.plugin_install import install, record, remove, states, verified
+from ldm_registry.travel.plugin_install import install, record, remove
 from ldm_registry.travel.plugin_offer import offer, offer_update
+from ldm_registry.travel.plugin_states import states, verified
 from ldm_registry.travel.plugin_store import Installed, installed
 from ldm_registry.travel.plugin_text import describe_offer, render_offer
 from ldm_registry.travel.sealed_code import require_sealed

@@ -45,8 +45,9 @@ def install(
 ) -> Result:
     """Show what a plugin on the Hub holds, ask, and install just that. Nothing of it runs before."""
     from ldm_registry.hub import Hub
-    from ldm_registry.travel.plugin_install import record, require_digest
-    from ldm_registry.travel.plugin_offer import Offer, offer, require_allowed
+    from ldm_registry.travel.consent import require_allowed, require_digest
+    from ldm_registry.travel.plugin_install import record
+    from ldm_registry.travel.plugin_offer import Offer, offer
     from ldm_registry.travel.plugin_store import environment_site
 
     require_allowed()
@@ -79,8 +80,8 @@ def update(
 ) -> Result:
     """Show what a newer state of a plugin changes in its code, ask, and put it in the place of the old one."""
     from ldm_registry.hub import Hub
-    from ldm_registry.travel.plugin_install import require_digest
-    from ldm_registry.travel.plugin_offer import Offer, offer_update, require_allowed
+    from ldm_registry.travel.consent import require_allowed, require_digest
+    from ldm_registry.travel.plugin_offer import Offer, offer_update
     from ldm_registry.travel.plugin_store import environment_site
 
     require_allowed()
@@ -94,7 +95,7 @@ def update(
 
 def list_(lock: Lock = LOCK, json: Json = False) -> Result:
     """List the installed plugins: where each comes from, its commit, its digest, its state. Imports none of them."""
-    from ldm_registry.travel.plugin_install import states
+    from ldm_registry.travel.plugin_states import states
     from ldm_registry.travel.plugin_store import environment_site
     from ldm_registry.travel.plugin_text import render_states
 
@@ -111,7 +112,7 @@ def verify(
     json: Json = False,
 ) -> Result:
     """Compare plugins, file by file, with what was installed and with the lock; exit code 4 on a difference."""
-    from ldm_registry.travel.plugin_install import verified
+    from ldm_registry.travel.plugin_states import verified
     from ldm_registry.travel.plugin_store import environment_site
     from ldm_registry.travel.plugin_text import render_states
 
