@@ -190,6 +190,23 @@ def test_a_new_denoiser_brings_a_checkpoint_that_its_contract_describes(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mypy") is None, reason="mypy is not installed")
+def test_every_project_and_its_tests_are_strictly_typed(projects: list[Project]) -> None:
+    kinds = [project for project in projects if project.name.startswith("my-part")]
+    paths = [str(path) for project in kinds for path in project.folder.rglob("*.py")]
+    command = ["mypy", "--no-incremental", "--config-file", str(kinds[0].folder / "pyproject.toml")]
+    search = os.pathsep.join(str(project.folder) for project in kinds)
+    done = subprocess.run(
+        [*command, *paths],
+        env={**os.environ, "MYPYPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.plugins
 @pytest.mark.parametrize("kinds", GROUPS)
 def test_a_new_project_installs_passes_its_tests_and_runs_in_its_spec(kinds: str, tmp_path: Path) -> None:
@@ -200,9 +217,7 @@ def test_a_new_project_installs_passes_its_tests_and_runs_in_its_spec(kinds: str
     path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     spec = project.spec(project.groups[0])
-    # Typed before a build folder lies beside it.
     lines = [
-        *([["mypy", "--no-incremental", "."]] if shutil.which("mypy") else []),
         pip,
         ["pytest", "-q", "-p", "no:cacheprovider"],
         ["ldm_registry", "plugin", "test", "./"],
