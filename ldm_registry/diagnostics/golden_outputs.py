@@ -51,6 +51,12 @@ def differences(subject: Subject, kind: Kind) -> list[tuple[GoldenOutput, float]
     return [(one, _difference(subject, one)) for one in golden]
 
 
+def is_as_saved(subject: Subject, kind: Kind) -> bool:
+    """Whether a stage puts out what was recorded when it was saved; false where nothing was."""
+    found = differences(subject, kind)
+    return bool(found) and all(value <= tolerance(subject, kind) for _, value in found)
+
+
 def _difference(subject: Subject, golden: GoldenOutput) -> float:
     try:
         return difference(answer(getattr(subject.pipe, golden.kind.value), golden), golden.values)

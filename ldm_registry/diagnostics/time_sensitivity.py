@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.diagnostics.evidence import Curve, Healthy, Measurement, Metric, Suspicion
+from ldm_registry.diagnostics.golden_outputs import is_as_saved
 from ldm_registry.diagnostics.probe import affordable, vp_level
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.interfaces import NoiseLevel
@@ -80,7 +81,7 @@ def measure_time_sensitivity(subject: Subject) -> Measurement:
                 Healthy(None, JUMP, "smooth embeddings"),
             ),
         ),
-        tuple(_suspicions(found)),
+        tuple(_suspicions(found, is_as_saved=is_as_saved(subject, Kind.DENOISER))),
         curves=(_curve(found),),
         seconds=time.perf_counter() - begin,
     )
@@ -120,12 +121,16 @@ def _outputs(subject: Subject, z: Tensor, levels: NoiseLevel) -> Tensor:
     return subject.predict(inputs, levels, condition)
 
 
-def _suspicions(found: Response) -> Iterator[Suspicion]:
+def _suspicions(found: Response, *, is_as_saved: bool) -> Iterator[Suspicion]:
     if found.change < DEAF:
         text = f"the output changes by {found.change:.2%} over the whole range of levels, for the same input"
-        yield Suspicion(
-            DENOISER, "does not hear the noise level", min(0.95, 0.95 - 10.0 * found.change), text
-        )
+        strength = min(0.95, 0.95 - 10.0 * found.change)
+        if is_as_saved:
+            # So young a network has not learned to listen; nothing was broken since.
+            fault, text = "has hardly learned to hear the noise level", f"{text}, as when it was saved"
+            yield Suspicion(DENOISER, fault, strength, text, is_quality=True)
+        else:
+            yield Suspicion(DENOISER, "does not hear the noise level", strength, text)
         return
     if found.identical > IDENTICAL:
         text = f"{found.identical:.0%} of neighbouring training steps give bit-identical outputs"

@@ -35,6 +35,7 @@ ONE_OF_TWO = 0.08
 """The same for one stage where two are suspected: such a test says that it is one of them."""
 TELLING = (
     "FIN",
+    "LOAD",
     "HYP",
     "TIME",
     "ORA",
@@ -47,7 +48,6 @@ TELLING = (
     "SITU",
     "LAT",
     "CON",
-    "LOAD",
 )
 """Codes of tests that say how something is wrong, the plainest first; the others say only that it is."""
 NEARLY = 0.08
