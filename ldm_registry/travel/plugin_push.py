@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from ldm_registry.authoring.manifest import FILE, Manifest, read_manifest
-from ldm_registry.authoring.plugin_check import PluginReport, check_project
+from ldm_registry.authoring.plugin_check import CHECKPOINT, PluginReport, check_project
 from ldm_registry.errors import ContractError
 from ldm_registry.hub import Hub
 from ldm_registry.testing.check import Status
@@ -18,7 +18,7 @@ from ldm_registry.travel.publishing import Parcel, Published, check_version, fac
 from ldm_registry.travel.push import repository_of
 from ldm_registry.travel.scan import PROJECT, gather, refuse, scan
 from ldm_registry.travel.sealed_code import code_digest
-from ldm_registry.weights import CARD
+from ldm_registry.weights import CARD, CONTRACT
 
 
 @final
@@ -84,7 +84,8 @@ def prepare_plugin(
     _require_conforming(folder, report)
     digest = code_digest({path: facts_before(gathered.files[path]).sha256 for path in contents.sources})
     existing = gathered.files[CARD].read_text("utf-8") if CARD in gathered.files else None
-    made = _card(existing, repository, manifest, report, digest, licence)
+    weights = f"/{CHECKPOINT}" if f"{CHECKPOINT}/{CONTRACT}" in gathered.files else None
+    made = _card(existing, repository, manifest, report, digest, licence, weights)
     files: dict[str, Path | bytes] = {**gathered.files, CARD: made.encode()}
     refuse(scan(files, PROJECT, knows_secret), str(folder))
     parcel = Parcel("plugin", version, dict(sorted(files.items())), FILE, f"`version` in {FILE}")
@@ -128,18 +129,20 @@ def _card(
     report: PluginReport,
     digest: str,
     licence: str | None,
+    weights: str | None,
 ) -> str:
     kinds = dict.fromkeys(str(one.kind) for one in manifest.components)
     front = {
         "license": licence,
         "tags": [COMPONENT_TAG, PLUGIN_TAG, *(f"ldm-{kind}" for kind in kinds)],
     }
-    return card(
-        existing, front, manifest.distribution, "\n\n".join(_parts(repository, manifest, report, digest))
-    )
+    parts = _parts(repository, manifest, report, digest, weights)
+    return card(existing, front, manifest.distribution, "\n\n".join(parts))
 
 
-def _parts(repository: str, manifest: Manifest, report: PluginReport, digest: str) -> Iterator[str]:
+def _parts(
+    repository: str, manifest: Manifest, report: PluginReport, digest: str, weights: str | None
+) -> Iterator[str]:
     first = manifest.components[0]
     yield "## How to use it"
     about = f" {manifest.description.rstrip('.')}." if manifest.description else ""
@@ -149,7 +152,13 @@ def _parts(repository: str, manifest: Manifest, report: PluginReport, digest: st
         "shows what it holds, with its code's digest, and asks before anything is installed. Nothing of it runs "
         "before that. Then a spec names its components:"
     )
-    yield f"```yaml\n{first.kind}: {{use: {first.name}}}\n```"
+    trained = f", checkpoint: hf://{repository}@COMMIT{weights}" if weights else ""
+    yield f"```yaml\n{first.kind}: {{use: {first.name}{trained}}}\n```"
+    if weights:
+        yield (
+            f"`ldm pull {repository}@v{manifest.version} --folder {CHECKPOINT}` fetches the weights that come with it, "
+            "and prints that line with its commit."
+        )
     yield "## What it holds"
     yield table(
         ("kind", "name", "checks passed", "left out with a reason"),

@@ -185,6 +185,11 @@ def scan(
     for path, content in files.items():
         findings += _of_name(path, rules)
         findings += _of_content(path, content, knows_secret)
+    named = "\n".join(files).encode()
+    # A name that is a secret is not shown either.
+    findings += (
+        Finding("a file's name", found.problem) for found in _secrets("", named, knows_secret, lines=False)
+    )
     return tuple(findings)
 
 

@@ -146,3 +146,8 @@ def test_plugins_of_others_are_published_and_can_be_installed(
     said = ldm("plugin", "push", folder, f"org/{folder.name}", "--json").document
     assert said["conformance"]["passed"], said
     assert place.offer(said["commit"], f"org/{folder.name}").digest == said["code_digest"]
+    if (folder / "checkpoint").is_dir():
+        card = hub.repositories[f"org/{folder.name}"].head.files["README.md"].content.decode()
+        (command,) = re.findall(r"`ldm (pull [^`]*)`", card)
+        pulled = ldm(*command.split(), "--json").document
+        assert f"checkpoint: {pulled['checkpoint']}".replace(said["commit"], "COMMIT") in card

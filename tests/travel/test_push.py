@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -192,6 +193,13 @@ def test_weights_that_the_contract_does_not_know_stay_here(
     assert hub.requests == []
 
 
+def test_a_config_that_names_code_is_refused(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
+    changed(folders.codec / "config.json", lambda said: {**said, "auto_map": {"AutoModel": "net.Net"}})
+    ended = ldm("push", folders.codec, REPO)
+    assert (ended.code, hub.requests) == (4, [])
+    assert "config.json: auto_map" in ended.err
+
+
 @pytest.mark.slow
 def test_a_folder_without_a_contract_is_refused(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
     (folders.codec / "contract.json").unlink()
@@ -271,6 +279,14 @@ def test_it_is_found_by_its_tags(folders: Folders, hub: LoopbackHub, ldm: Run) -
     (found,) = ldm("search", "--kind", "decoder", "--latent", "4ch-f4", "--json").document["found"]
     assert found["repository"] == REPO
     assert found["license"] == "mit"
+
+
+def test_a_secret_never_leaves_and_is_not_shown(folders: Folders, hub: LoopbackHub, ldm: Run) -> None:
+    token = os.environ["HF_TOKEN"]
+    (folders.codec / "README.md").write_text(f"# Card\n\nexport HF_TOKEN={token}\n")
+    ended = ldm("push", folders.codec, REPO, "--json")
+    assert (ended.code, hub.requests) == (4, [])
+    assert ended.document["problems"] == ["README.md:3: what looks like a token of the Hugging Face Hub"]
 
 
 def test_without_a_token_nothing_is_tried(

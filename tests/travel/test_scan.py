@@ -82,6 +82,12 @@ def test_a_secret_is_found_in_pictures_and_in_headers_of_weights(tmp_path: Path)
     ]
 
 
+def test_a_secret_in_the_name_of_a_file_is_found_and_not_shown() -> None:
+    secret = SECRETS["Hugging Face"]
+    found = problems({f"{secret}.json": b"{}"})
+    assert found == ["a file's name: what looks like a token of the Hugging Face Hub"]
+
+
 def test_our_own_token_is_found_whatever_it_looks_like() -> None:
     token = b"no-form-that-anybody-knows"
     (found,) = scan({"README.md": b"x " + token}, CHECKPOINT, lambda content: token in content)
