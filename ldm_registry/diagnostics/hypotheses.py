@@ -34,7 +34,7 @@ CONFIGURED_TIME = "as configured"
 TRUE_LEVEL = "of the level that the input has"
 WORSE_THAN_WIENER_NATS = 0.1
 OVERWHELMING_NATS = 0.7
-PROVEN = 0.97
+PROVEN = 0.99
 """Strength of a misuse without which the recorded outputs come back."""
 
 _SCALES = {
