@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ldm_registry.conditioning import condition_of
 from ldm_registry.data import read_images, to_unit
+from ldm_registry.diagnostics.chosen_features import Features, chosen
 from ldm_registry.diagnostics.evidence import Measurement
 from ldm_registry.diagnostics.left_as_found import left_as_found
 from ldm_registry.diagnostics.measurements import run_tests
@@ -53,6 +54,7 @@ def diagnose(
     seed: int | None = None,
     quick: bool = False,
     with_costs: bool = True,
+    features: Features | None = None,
 ) -> Report:
     """Find the part of a pipeline that is to blame for bad images, if any is.
 
@@ -67,15 +69,24 @@ def diagnose(
         seed: Of all noise; None takes the spec's.
         quick: Take about a fifth of the time; leaves the costs out.
         with_costs: Also measure time and memory of each stage, which has no part in the verdict.
+        features: An encoder whose pooled latents, or a function of images [N, C, H, W] in [-1, 1] whose vectors [N, D],
+            samples are compared by with the known images, beside the built-in features.
 
     Returns:
         The verdict with all evidence.
 
     Raises:
-        SpecError: There are no images.
+        SpecError: There are no images, or the features do not fit them.
     """
     *_, last = diagnosing(
-        pipe, images, condition=condition, stage=stage, seed=seed, quick=quick, with_costs=with_costs
+        pipe,
+        images,
+        condition=condition,
+        stage=stage,
+        seed=seed,
+        quick=quick,
+        with_costs=with_costs,
+        features=features,
     )
     assert isinstance(last, Report)
     return last
@@ -90,11 +101,18 @@ def diagnosing(
     seed: int | None = None,
     quick: bool = False,
     with_costs: bool = True,
+    features: Features | None = None,
 ) -> Iterator[Begun | Report]:
     """As `diagnose`, which drains it: says what is begun, and ends with the report."""
     begin = time.perf_counter()
     only = None if stage is None else Kind(stage)
+    if features is not None and only is not None:
+        raise SpecError(
+            f"features are for samples of the whole pipeline, which are not made when only the {only} is looked at"
+        )
     subject = subject_of(pipe, images, condition, only, seed, quick=quick)
+    if features is not None:
+        subject = replace(subject, features=chosen(features, subject.images))
     tests = list(run_tests(subject, only))
     with_costs = with_costs and only is None and not quick
     count = len(tests) + (only is None) + with_costs

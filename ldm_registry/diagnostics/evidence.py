@@ -129,6 +129,7 @@ class Measurement:
         curves: To look at.
         seconds: Wall time.
         skipped: Why it was not run; None where it was.
+        notes: What was left out of it, and how to have it.
     """
 
     code: str
@@ -140,6 +141,7 @@ class Measurement:
     curves: tuple[Curve, ...] = field(default=(), repr=False)
     seconds: float = 0.0
     skipped: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_healthy(self) -> bool:

@@ -244,6 +244,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
         "curves": [_curve(curve) for curve in measurement.curves],
         "seconds": measurement.seconds,
         "skipped": measurement.skipped,
+        "notes": list(measurement.notes),
     }
 
 

@@ -23,6 +23,7 @@ from ldm_registry.diagnostics.signatures import (
     sharpness,
     shift,
 )
+from ldm_registry.diagnostics.similarity import MISSING, ssim
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.vocabulary import Kind
 
@@ -115,15 +116,17 @@ def measure_round_trip(subject: Subject) -> Measurement:
         seconds = time.perf_counter() - begin
         return Measurement("RT", title, CODEC, (metric,), (suspicion,), seconds=seconds)
     trip = round_trip(subject, given, made)
+    alike, notes = _similarity(subject, trip)
     return Measurement(
         "RT",
         title,
         CODEC,
-        tuple(_metrics(trip)),
+        (*_metrics(trip), *alike),
         tuple(_suspicions(trip)),
         (strip(given, made),),
         (spectra(given, made),),
         seconds=time.perf_counter() - begin,
+        notes=notes,
     )
 
 
@@ -259,6 +262,18 @@ def _metrics(trip: RoundTrip) -> Iterator[Metric]:
     yield Metric("border_excess", trip.border, "error along the border relative to the interior", BORDER)
     yield Metric("clipped_share", trip.overshoot, "pixels visibly outside [-1, 1]", OVERSHOOT)
     yield Metric("sharpness", trip.sharpness, "fine detail that is left, 1 is all", SHARPNESS)
+
+
+def _similarity(subject: Subject, trip: RoundTrip) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """SSIM, which suspects nobody; a note where its library is missing. Too slow to import for a quick diagnosis."""
+    if subject.quick:
+        return (), ()
+    try:
+        value = ssim(trip.made, trip.given)
+    except ImportError:
+        return (), (MISSING,)
+    about = "structural similarity (torchmetrics), mean over images, 1 for equal ones"
+    return (() if value is None else (Metric("ssim", value, about),)), ()
 
 
 def _suspicions(trip: RoundTrip) -> Iterator[Suspicion]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ldm_registry.conditioning import Values
+from ldm_registry.diagnostics.chosen_features import ChosenFeatures
 from ldm_registry.diagnostics.distances import frechet_distance, kernel_distance
 from ldm_registry.diagnostics.evidence import Measurement, Metric, Picture
 from ldm_registry.diagnostics.features import convolution_features, patch_features
@@ -45,7 +46,7 @@ def measure_sample_quality(subject: Subject) -> Measurement:
     ]
     whole = made[~broken]
     if len(whole) >= 2:
-        metrics += _distances(whole, known)
+        metrics += _distances(whole, known, subject.features)
     pictures = (_strip("Generated images", made), _strip("Known images", known))
     return Measurement(
         "QUAL",
@@ -57,16 +58,22 @@ def measure_sample_quality(subject: Subject) -> Measurement:
     )
 
 
-def _distances(made: Tensor, known: Tensor) -> Iterator[Metric]:
+def _distances(made: Tensor, known: Tensor, choice: ChosenFeatures | None) -> Iterator[Metric]:
     near, far = known[::2], known[1::2]
-    for sort, extract in (("convolution", convolution_features), ("patch", patch_features)):
+    sorts: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
+        ("convolution", "convolution features", convolution_features),
+        ("patch", "patch features", patch_features),
+    ]
+    if choice is not None:
+        sorts.insert(0, ("chosen", f"the chosen features ({choice.name})", choice))
+    for sort, words, extract in sorts:
         samples, images = extract(made), extract(known)
         halves = extract(near), extract(far)
         for name, distance, about in (
             ("frechet", frechet_distance, "squared Fréchet distance"),
             ("kernel", kernel_distance, "unbiased kernel distance (can be negative)"),
         ):
-            said = f"{about} of {sort} features"
+            said = f"{about} of {words}"
             yield Metric(
                 f"{sort}_{name}_distance",
                 distance(samples, images),

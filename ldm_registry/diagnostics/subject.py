@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.contracts import Contract, SelfTest
+from ldm_registry.diagnostics.chosen_features import ChosenFeatures
 from ldm_registry.interfaces import NoiseLevel, broadcast
 from ldm_registry.noise import randn
 from ldm_registry.pipeline import Pipeline, placement
@@ -27,6 +28,7 @@ class Subject:
         condition: What the denoiser is told about these images, by name, N each; empty where nothing is known.
         seed: Of all noise.
         quick: Whether to spend about a fifth of the time.
+        features: For the quality of samples, beside those that need no choice.
     """
 
     pipe: Pipeline
@@ -34,6 +36,7 @@ class Subject:
     condition: Mapping[str, Tensor]
     seed: int = 0
     quick: bool = False
+    features: ChosenFeatures | None = None
 
     def contract(self, kind: Kind) -> Contract | None:
         """What the checkpoint of a stage promises, if it has one."""

@@ -171,6 +171,9 @@ def _substitution(found: Substitution, width: int) -> Iterator[str]:
 def _last_lines(report: Report, width: int) -> Iterator[str]:
     for warning in report.warnings:
         yield from wrapped(f"warning: {warning}", "", width, LINES_EACH)
+    for measurement in report.measurements:
+        for note in measurement.notes:
+            yield from wrapped(f"{measurement.code}: {note}", "", width, LINES_EACH)
     if report.costs is not None:
         yield from wrapped(_costs(report.costs), "", width)
     way = "quick, " if report.quick else ""

@@ -172,3 +172,34 @@ def test_a_scored_benchmark_is_shown_again_without_running_anything(ldm: Ldm, tm
     assert (again.out, again.err) == (first.out, "")
     assert scores.read_text() == written
     assert "| clipped-x0 | scheduler | 1 of 1 |" in ldm(*words, *rest, "--markdown").out
+
+
+def test_features_are_refused_where_no_samples_are_compared(ldm: Ldm) -> None:
+    for others in (("scheduler",), ("--against", "emoji-kl-unet")):
+        ended = ldm(
+            "diagnose", "emoji-kl-dit", *others, "--features", "specs/checkpoints/emoji-kl-vae", "--json"
+        )
+        assert ended.code == 2
+        assert "--features" in ended.err + json.dumps(ended.document)
+
+
+@pytest.mark.plugins
+def test_features_of_a_folder_that_holds_no_encoder_are_refused(ldm: Ldm) -> None:
+    root = Path(__file__).parents[2]
+    ended = ldm("diagnose", "emoji-kl-dit", "--features", root / "specs/checkpoints/emoji-kl-dit", "--json")
+    assert ended.code == 3
+    assert "no encoder" in ended.err + json.dumps(ended.document)
+
+
+@pytest.mark.plugins
+@pytest.mark.slow
+def test_an_encoder_gives_features_for_the_quality_of_samples(ldm: Ldm) -> None:
+    root = Path(__file__).parents[2]
+    words = ("--quick", "--features", root / "specs/checkpoints/emoji-kl-vae", "--json")
+    (quality,) = [
+        one
+        for one in ldm("diagnose", "emoji-pixel-dit", *words).document["measurements"]
+        if one["code"] == "QUAL"
+    ]
+    values = {metric["name"]: metric["value"] for metric in quality["metrics"]}
+    assert values["chosen_frechet_distance"] > values["chosen_frechet_distance_of_halves"] > 0

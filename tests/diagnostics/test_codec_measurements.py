@@ -180,12 +180,10 @@ def test_a_collapsed_codebook_is_seen() -> None:
     assert collapsed.perplexity <= 4.0 < healthy.perplexity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "injury"),
-    [
-        pytest.param(Kind.ENCODER, "latent channels permuted", marks=pytest.mark.slow),
-        (Kind.DECODER, "latent channels permuted"),
-    ],
+    [(Kind.ENCODER, "latent channels permuted"), (Kind.DECODER, "latent channels permuted")],
 )
 def test_inversion_tells_the_encoder_from_the_decoder(kind: Kind, injury: str) -> None:
     for subject in (injured(kind, injury, quick=True), without_records(injured(kind, injury, quick=True))):
@@ -240,7 +238,7 @@ def test_symmetry_names_the_half_that_moves_things(kind: Kind, change: Any, word
     assert words in suspicion.fault
 
 
-@pytest.mark.parametrize("cells", [2, 4])
+@pytest.mark.parametrize("cells", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_decoder_that_works_in_tiles_is_found_with_their_size(cells: int) -> None:
     subject = subject_of(decoder=TilingDecoder(bundled("emoji-kl-dit").decoder, cells), quick=True)
     found = measure_codec_symmetry(subject)

@@ -14,6 +14,7 @@ from ldm_registry.vocabulary import STAGES, DType, Kind
 
 if TYPE_CHECKING:
     from ldm_registry.diagnostics import Report
+    from ldm_registry.interfaces import Component
     from ldm_registry.pipeline import Pipeline
 
 
@@ -29,6 +30,14 @@ def diagnose(
             "--against",
             metavar="SPEC",
             help="Cross its stages with those of a second spec; exit code 1 where the two differ.",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="CHECKPOINT",
+            help="Also compare samples by the pooled latents of this encoder: its folder.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Take about a fifth of the time.")] = False,
@@ -50,10 +59,12 @@ def diagnose(
     With a second spec: which stage carries the difference of the two, and where their runs part.
     """
     only = _stage(stage)
+    if features is not None and (only or against):
+        _refuse_features(only)
     specs = [resolve(one, seed=seed, device=device) for one in (spec, against) if one is not None]
     if output is not None:
         _claim(output, overwrite=overwrite)
-    from ldm_registry.assembly import assemble
+    from ldm_registry.assembly import assemble, load_component
     from ldm_registry.report.diagnosis import render
     from ldm_registry.spec import swap
 
@@ -62,7 +73,8 @@ def diagnose(
     pipe, *others = [assemble(one) for one in specs]
     if others:
         return _against(pipe, others[0], only, output, quick=quick)
-    report = _drained(pipe, only, quick=quick)
+    network = None if features is None else load_component(Kind.ENCODER, features)
+    report = _drained(pipe, only, network, quick=quick)
     if output is not None:
         from ldm_registry.report.html import provenance_of, write_page
 
@@ -145,13 +157,25 @@ def _claim(path: Path, *, overwrite: bool) -> None:
         raise SpecError(f"{path} exists already", hint="name another file, or add --overwrite")
 
 
-def _drained(pipe: Pipeline, only: Kind | None, *, quick: bool) -> Report:
+def _refuse_features(only: Kind | None) -> None:
+    from ldm_registry.errors import SpecError
+
+    beside = f"the {only} alone" if only else "--against"
+    raise SpecError(
+        f"--features compares samples of one whole pipeline; {beside} makes none to compare",
+        hint="leave one of the two out",
+    )
+
+
+def _drained(pipe: Pipeline, only: Kind | None, features: Component | None, *, quick: bool) -> Report:
     """The report at the end of a diagnosis, whose beginnings are shown on stderr."""
     from ldm_registry.diagnostics import Begun, diagnosing
+    from ldm_registry.interfaces import Encoder
 
+    assert features is None or isinstance(features, Encoder)
     line = Line()
     try:
-        for event in diagnosing(pipe, stage=only, quick=quick):
+        for event in diagnosing(pipe, stage=only, quick=quick, features=features):
             if not isinstance(event, Begun):
                 return event
             line.say(f"{event.index + 1} of {event.count}: {event.about}", now=True)

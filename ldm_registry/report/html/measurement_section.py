@@ -143,6 +143,7 @@ def _measurement(one: Measurement, index: int) -> Markup:
         tag("ul", (_suspicion(found) for found in one.suspicions), class_="findings")
         if one.suspicions
         else None,
+        (tag("p", note, class_="quiet") for note in one.notes),
         details if inside else None,
         class_=f"test {status.value[0]}",
         aria_labelledby=identifier,
