@@ -14,16 +14,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from ldm_registry.errors import CheckpointError, IntegrityError, LdmError, NetworkError, NotFoundError
+from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError
 from ldm_registry.hub import Hub, RemoteFile, alone, is_missing_revision
 from ldm_registry.json_files import read_json
-from ldm_registry.safetensors_header import read_header
 from ldm_registry.spec_paths import HUB_SCHEME
+from ldm_registry.travel.content import check_content
 from ldm_registry.travel.listing import checked_listing
 from ldm_registry.travel.lock import Files, check_against, describe_entry, read_entry
 from ldm_registry.travel.references import Reference, parse_reference
@@ -40,7 +40,6 @@ DATA_ENDINGS = (".json", ".safetensors", ".md", ".txt", ".model")
 RECORD = "record.json"
 MAX_SMALL_BYTES = 64 * 2**20
 """Of a file that is no weights: vocabularies have tens of megabytes."""
-_ASKS_FOR_TRUST = ("trust", "auto_map", "remote_code", "custom_code")
 
 
 @final
@@ -162,7 +161,7 @@ def _bring(reference: Reference, locked: Files | None, hub: Hub, place: Path) ->
         prefix = f"{reference.folder}/" if reference.folder else ""
         facts = {path.removeprefix(prefix): held for path, held in arrived.items()}
         check_against(reference, locked, facts)
-        _check_content(reference, inner, facts)
+        check_content(reference, inner, facts)
         made = staging / "made"
         made.mkdir()
         os.replace(inner, made / reference.name)
@@ -262,50 +261,6 @@ def _check_space(folder: Path, files: Iterable[RemoteFile]) -> None:
 
 def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
-
-
-def _check_content(reference: Reference, folder: Path, facts: Files) -> None:
-    """What can be told of the files before anybody uses them."""
-    for path in sorted(facts):
-        if path.endswith(".safetensors"):
-            read_header(folder / path)
-        elif path.rpartition("/")[2] in ("config.json", "contract.json"):
-            _refuse_trust(reference, path, read_json(folder / path))
-    if "contract.json" in facts:
-        _check_contract(reference, read_json(folder / "contract.json").get("files"), facts)
-
-
-def _refuse_trust(reference: Reference, path: str, document: Mapping[str, Any]) -> None:
-    asking = [key for key in document if any(word in key.lower() for word in _ASKS_FOR_TRUST)]
-    if asking:
-        raise IntegrityError(
-            f"{reference} was refused: {path} asks for trust",
-            [f"key {ascii(key)[:80]}" for key in asking],
-            hint="data cannot grant trust to code; a plugin is installed with `ldm plugin install`",
-        )
-
-
-def _check_contract(reference: Reference, said: object, facts: Files) -> None:
-    if not isinstance(said, Mapping):
-        raise CheckpointError(f"{reference}: contract.json names no files")
-    problems = []
-    for name, expected in said.items():
-        held = facts.get(name)
-        if name == "README.md":
-            continue  # an author may write on the card after saving; no component reads it
-        if not isinstance(expected, Mapping):
-            problems.append(f"{ascii(name)[:80]}: malformed")
-        elif held is None:
-            problems.append(f"{ascii(name)[:80]}: expected by the contract, found nothing")
-        elif held.sha256 != expected.get("sha256") or held.size != expected.get("size"):
-            problems.append(
-                f"{name}: expected {expected.get('size')} bytes, sha256 {expected.get('sha256')}, "
-                f"found {held.size} bytes, sha256 {held.sha256}"
-            )
-    if problems:
-        raise CheckpointError(
-            f"{reference} is not what its contract says", problems, hint="nothing was kept; tell its author"
-        )
 
 
 def _compared(reference: Reference, place: Path, locked: Files | None) -> Held:
