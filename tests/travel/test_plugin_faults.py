@@ -156,8 +156,14 @@ def stops_at(count: int, work: Callable[[], object], *, killed: bool) -> bool:
 
 
 @pytest.mark.parametrize("job", ["install", "update", "remove"])
-@pytest.mark.parametrize("killed", [True, False], ids=["killed", "disk full"])
-@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("killed", "stride"),
+    [
+        pytest.param(True, 23, id="killed now and then"),
+        pytest.param(True, 1, id="killed at every change", marks=pytest.mark.slow),
+        pytest.param(False, 1, id="disk full at every file", marks=pytest.mark.slow),
+    ],
+)
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_whenever_it_stops_the_old_state_or_the_new_is_there_and_a_second_try_succeeds(

@@ -206,21 +206,19 @@ def test_an_update_that_leaves_the_code_alone_needs_no_new_consent(hub: Loopback
     assert found.changes == ""
 
 
-def test_removing_leaves_nothing_behind(hub: LoopbackHub, place: Place) -> None:
-    hub.publish(REPO, toy_project(), tag="v1.0.0")
-    place.install()
+def test_removing_leaves_nothing_behind(place: Place) -> None:
+    place.put(offered(toy_project()))
     assert remove("scheduler/toy-travel", place.site, place.lock) == NAME
     assert tree(place.site) == {}
     assert "plugins" not in json.loads(place.lock.read_text())
     with pytest.raises(NotFoundError):
         remove(NAME, place.site, place.lock)
-    place.install()
+    assert place.put(offered(toy_project())).problems == ()
 
 
 @pytest.mark.parametrize("broken", ["record", "switch", "code", "folder"])
-def test_a_plugin_is_removed_however_broken_it_is(hub: LoopbackHub, place: Place, broken: str) -> None:
-    hub.publish(REPO, toy_project(), tag="v1.0.0")
-    folder = place.install().folder
+def test_a_plugin_is_removed_however_broken_it_is(place: Place, broken: str) -> None:
+    folder = place.put(offered(toy_project())).folder
     assert folder is not None
     if broken == "record":
         (folder / "ldm-plugin.json").write_text("{")
@@ -241,11 +239,8 @@ def test_what_pip_installed_is_left_to_pip(place: Place) -> None:
         remove("pluggy", place.site, place.lock)
 
 
-def test_a_locked_plugin_that_is_not_installed_is_a_finding_and_can_be_taken_out(
-    hub: LoopbackHub, place: Place
-) -> None:
-    hub.publish(REPO, toy_project(), tag="v1.0.0")
-    place.install()
+def test_a_locked_plugin_that_is_not_installed_is_a_finding_and_can_be_taken_out(place: Place) -> None:
+    place.put(offered(toy_project()))
     locked = place.lock.read_text()
     remove(NAME, place.site, place.lock)
     place.lock.write_text(locked)
@@ -278,8 +273,11 @@ def test_the_commands_install_list_verify_update_and_remove(
     assert "+ANSWER = 43" in asked
     digest = next(word for word in asked.split() if word.startswith("sha256:"))
     assert plugin("update", NAME, "--trust-code", digest) == 0
-    assert plugin("update", NAME) == 0
     assert plugin("verify", NAME) == 0
+    (stray,) = place.site.rglob("ldm_toy_travel/deep/table.json")
+    stray.write_text("[]\n")
+    assert plugin("verify") == 4
+    assert "ALTERED" in capsys.readouterr().out
     (place.site / "ldm-plugins.d" / NAME).joinpath("stray").mkdir()
     assert plugin("remove", NAME) == 0
     assert tree(place.site) == {}
