@@ -161,7 +161,9 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 
 
 def test_core_imports_no_plugin_and_nothing_beside_its_dependencies() -> None:
-    declared = "torch numpy packaging pluggy pydantic pydantic_core safetensors huggingface_hub typer yaml PIL"
+    declared = (
+        "torch numpy packaging pluggy pydantic pydantic_core safetensors huggingface_hub typer yaml PIL"
+    )
     allowed = {*sys.stdlib_module_names, *declared.split(), "jaxtyping", "ldm_registry", "pytest"}
     found = {(module, name.split(".")[0]) for module, path in CORE_FILES.items() for name, _ in imports(path)}
     assert {(module, name) for module, name in found if name not in allowed} <= {

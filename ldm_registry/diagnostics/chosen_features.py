@@ -36,7 +36,7 @@ class ChosenFeatures:
         Args:
             images: [N, C, H, W]; clamped to [-1, 1], as images are when they are saved.
         """
-        parts = images.clamp(-1, 1).split(BATCH)
+        parts = torch.split(images.clamp(-1, 1), BATCH)
         if not isinstance(self.features, Encoder):
             return torch.cat([self.features(part).double().cpu() for part in parts])
         device, dtype = placement(self.features)
