@@ -54,7 +54,9 @@ class GoldenOutput(_Data):
     """What a part put out for an input that follows from these fields alone (`ldm_registry.golden`)."""
 
     kind: Kind = Field(description="Encoder, denoiser or decoder.")
-    shape: tuple[int, int, int] = Field(description="Of the input, without the batch: channels, height, width.")
+    shape: tuple[int, int, int] = Field(
+        description="Of the input, without the batch: channels, height, width."
+    )
     seed: int = Field(ge=0, description="Of the input.")
     log_snr: float | None = Field(None, description="Noise level of the input, nats, for a denoiser.")
     label: int | None = Field(None, ge=0, description="Class label, for a denoiser that takes one.")

@@ -97,7 +97,9 @@ def test_the_version_is_said_once_and_the_same() -> None:
 def test_the_dependencies_are_those_that_the_design_allows() -> None:
     declared = {re.split(r"[<>=\[]", line)[0] for line in project(ROOT)["project"]["dependencies"]}
     # `packaging` reads what a plugin requires, as pip does; huggingface-hub brings it along in any case.
-    allowed = "torch numpy packaging pluggy pydantic safetensors huggingface-hub typer pyyaml pillow jaxtyping"
+    allowed = (
+        "torch numpy packaging pluggy pydantic safetensors huggingface-hub typer pyyaml pillow jaxtyping"
+    )
     assert declared == set(allowed.split())
 
 
