@@ -68,7 +68,18 @@ def test_one_stage_is_diagnosed_by_itself_and_the_document_holds_every_number_wi
     assert [one["code"] for one in document["measurements"]] == ["CON", "ORA"]
     for test in document["measurements"]:
         assert set(test) == {
-            *("code", "title", "stages", "healthy", "metrics", "suspicions", "curves", "seconds", "skipped"),
+            *(
+                "code",
+                "title",
+                "stages",
+                "healthy",
+                "metrics",
+                "suspicions",
+                "curves",
+                "seconds",
+                "skipped",
+                "notes",
+            ),
         }
         assert all(
             set(one) == {"name", "value", "about", "healthy", "range", "source"} for one in test["metrics"]
