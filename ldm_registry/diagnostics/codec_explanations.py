@@ -36,6 +36,8 @@ LOG_SCALES = 17
 LARGEST_LOG_SCALE = 0.8
 BUDGET_S, BUDGET_QUICK_S = 5.0, 2.5
 """After which what was found has to do."""
+PURE = 0.05
+"""Largest deviation from whole numbers in a permutation of channels."""
 LARGEST_GROUP = 8
 """Channels up to which all mixings are solved for: 72 numbers from 128."""
 
@@ -223,7 +225,16 @@ def _latents_out(question: _Question, as_is: Tensor) -> Iterator[_Try]:
     solved = _least_squares(torch.cat([grid, one_hot], 1), wanted)
     matrix = solved[: channels * channels].reshape(channels, channels)
     left = _left(wanted - torch.cat([grid, one_hot], 1) @ solved, wanted)
-    yield "its latents are mixed across channels, as those of another codec", left, matrix
+    yield _mixed(matrix), left, matrix
+
+
+def _mixed(matrix: Tensor) -> str:
+    """What a matrix [c, c] between channels does, in words."""
+    whole = matrix.double().round()
+    is_permutation = bool((whole.sum(0) == 1).all() and (whole.sum(1) == 1).all() and (whole >= 0).all())
+    if is_permutation and float((matrix.double() - whole).abs().max()) < PURE:
+        return "its latents are permuted across channels"
+    return "its latents are mixed across channels, as those of another codec"
 
 
 def _latents_in(question: _Question, hint: Tensor | None) -> Iterator[_Try]:
@@ -250,7 +261,7 @@ def _latents_in(question: _Question, hint: Tensor | None) -> Iterator[_Try]:
     yield _shifted(-solved), left, None
     if hint is not None:
         left = question.miss(question.run(torch.einsum("dc,bchw->bdhw", hint.float(), z)))
-        yield "its latents are mixed across channels, as those of another codec", left, hint
+        yield _mixed(hint), left, hint
     for name, turn in TURNS.items():
         if name != PLACE and not question.is_late:
             yield f"its latents are {name}", question.miss(question.run(turn(z))), None
@@ -266,7 +277,7 @@ def _latents_in(question: _Question, hint: Tensor | None) -> Iterator[_Try]:
 
         solved, left = _solved(question, mixed, channels * channels, [eye])
         matrix = solved.reshape(channels, channels)
-        yield "its latents are mixed across channels, as those of another codec", left, matrix
+        yield _mixed(matrix), left, matrix
 
 
 def _turned_out(question: _Question, as_is: Tensor, noun: str) -> Iterator[_Try]:

@@ -308,10 +308,11 @@ def _suspicions(
         matches = golden_range(subject).holds(golden)
         numbers += f"; golden latents {'match' if matches else f'differ by {golden:.2f}'}"
         # The golden values cover one channel; a dead one elsewhere shows in the statistics.
-        if matches and _puts_out_the_same(subject, Kind.DECODER):
+        is_sound = {kind: _puts_out_the_same(subject, kind) for kind in (Kind.ENCODER, Kind.DECODER)}
+        if matches and all(is_sound.values()):
             said = f"encoder and decoder, each as it was saved, do not belong together: {theirs}"
             yield Suspicion(CODEC, said, 0.8, numbers)
-        elif matches and spread < 0.15:
+        elif matches and spread < 0.15 and not is_sound[Kind.DECODER]:
             yield Suspicion(DECODER, ours, 0.9, numbers)
         else:
             yield Suspicion(ENCODER, theirs, 0.95, numbers)
