@@ -23,7 +23,8 @@ LOG_SNRS = (-4.0, -2.0, 0.0, 2.0, 4.0)
 """Where a denoiser is asked, nats."""
 VALUES = 64
 """Stored of one output, evenly spread over it."""
-DECIMALS = 4
+DIGITS = 4
+"""Of a recorded value, counted from the size of its output or, for a larger output, from 1."""
 LABEL = "class_label"
 _TOKENS = 8
 """Length of an input whose length is open."""
@@ -134,13 +135,16 @@ def difference(found: Tensor, recorded: Sequence[float]) -> float:
     golden = torch.tensor(recorded, dtype=torch.float64, device="cpu")
     if len(found) != len(golden):
         return math.inf
-    scale = golden.square().mean().sqrt().clamp(min=10.0**-DECIMALS)
+    scale = golden.square().mean().sqrt().clamp(min=10.0**-DIGITS)
     distance = float((found - golden).square().mean().sqrt() / scale)
     return distance if math.isfinite(distance) else math.inf
 
 
 def _answered(question: GoldenOutput, found: Tensor) -> GoldenOutput:
-    return question.model_copy(update={"values": tuple((found.round(decimals=DECIMALS) + 0.0).tolist())})
+    # An untrained network puts out next to nothing: as many digits of that as of an output of size 1.
+    size = float(found.square().mean().sqrt().clamp(10.0**-DIGITS, 1.0))
+    decimals = DIGITS - math.floor(math.log10(size)) if math.isfinite(size) else DIGITS
+    return question.model_copy(update={"values": tuple((found.round(decimals=decimals) + 0.0).tolist())})
 
 
 def spread(output: Tensor) -> Tensor:

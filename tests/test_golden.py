@@ -14,7 +14,7 @@ from toy_plugin import (
     ToySchedule,
 )
 
-from ldm_registry.golden import DECIMALS, LOG_SNRS, answer, difference, golden_codec, golden_denoiser
+from ldm_registry.golden import DIGITS, LOG_SNRS, answer, difference, golden_codec, golden_denoiser
 from ldm_registry.interfaces import Trained
 from ldm_registry.vocabulary import Kind, Prediction
 
@@ -36,7 +36,21 @@ def codec() -> tuple[ToyEncoder, ToyDecoder]:
 def test_a_denoiser_that_is_the_same_answers_the_same_at_every_level(denoiser: ToyDenoiser) -> None:
     golden = golden_denoiser(denoiser, (4, 8, 8))
     assert [one.log_snr for one in golden] == list(LOG_SNRS)
-    assert all(difference(answer(denoiser, one), one.values) < 10.0**-DECIMALS for one in golden)
+    assert all(difference(answer(denoiser, one), one.values) < 10.0**-DIGITS for one in golden)
+
+
+def test_a_denoiser_that_puts_out_next_to_nothing_is_known_again_too() -> None:
+    torch.manual_seed(0)
+    denoiser = ToyDenoiser(DenoiserConfig(), Trained(Prediction.V, ToySchedule(ScheduleConfig()), 1.0)).eval()
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.mul_(1e-3)
+    golden = golden_denoiser(denoiser, (4, 8, 8))
+    assert all(max(map(abs, one.values)) < 0.01 for one in golden)
+    assert all(difference(answer(denoiser, one), one.values) < 10.0**-DIGITS for one in golden)
+    with torch.no_grad():
+        denoiser.mix.weight.mul_(1.01)
+    assert all(difference(answer(denoiser, one), one.values) > 10.0**-DIGITS for one in golden)
 
 
 def test_a_change_of_one_weight_shows_in_proportion(denoiser: ToyDenoiser) -> None:

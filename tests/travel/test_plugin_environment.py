@@ -25,7 +25,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(tmp_path: Path, root: Path) -> Run:
-    """Python of a fresh environment that sees this one's libraries, in a folder of its own."""
+    """Python of a fresh environment that sees this one's libraries, in a folder of its own; pip talks there."""
     place = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     (site,) = place.glob("lib/python3*/site-packages")
@@ -34,7 +34,7 @@ def run(tmp_path: Path, root: Path) -> Run:
     work.mkdir()
 
     def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PIP_QUIET": "0", **more}
         command = [place / "bin" / "python", *words]
         return subprocess.run(
             command, cwd=work, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
