@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ldm_registry.hub import Hub
 from ldm_registry.spec import FrozenMapping, PipelineSpec
 from ldm_registry.spec_paths import HUB_SCHEME, PATH_KEYS
-from ldm_registry.travel.lock import LOCK, Lock, read_lock, write_lock
+from ldm_registry.travel.lock import LOCK, Lock, changing, read_lock, write_lock
 from ldm_registry.travel.pull import Held, obtain
 from ldm_registry.travel.references import Reference, parse_reference
 
@@ -78,7 +78,8 @@ def lock_spec(spec: PipelineSpec, path: Path, hub: Hub | None = None) -> list[He
     lock = read_lock(path)
     held = [obtain(reference, lock.checkpoints.get(reference), hub) for reference in addresses(spec)]
     if held:
-        write_lock(path, lock.with_checkpoints({one.reference: one.files for one in held}))
+        with changing(path):
+            write_lock(path, read_lock(path).with_checkpoints({one.reference: one.files for one in held}))
     return held
 
 

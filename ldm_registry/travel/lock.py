@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
 from ldm_registry.errors import CheckpointError, IntegrityError, NotFoundError, SpecError
+from ldm_registry.hub import alone
 from ldm_registry.json_files import read_json
 from ldm_registry.spec_paths import PINNED
 from ldm_registry.travel.listing import path_problem
 from ldm_registry.travel.references import Reference, parse_reference
-from ldm_registry.travel.verified import FileFacts
+from ldm_registry.travel.verified import FileFacts, cache_root
 
 LOCK = "ldm.lock"
 MAX_LOCK_BYTES = 16 * 2**20
@@ -76,6 +79,14 @@ def read_lock(path: Path) -> Lock:
     if len(checkpoints) != len(entries):
         raise CheckpointError(f"{path} names an address twice", hint="restore it from version control")
     return Lock(checkpoints, document)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Read, change and write a lock file here, and no other process does meanwhile."""
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    with alone(cache_root() / "locks" / f"{name}.lock"):
+        yield
 
 
 def write_lock(path: Path, lock: Lock) -> None:

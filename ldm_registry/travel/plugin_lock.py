@@ -11,7 +11,7 @@ from typing import Any, final
 
 from ldm_registry.errors import IntegrityError, SpecError
 from ldm_registry.travel.listing import path_problem
-from ldm_registry.travel.lock import Lock, read_lock, write_lock
+from ldm_registry.travel.lock import Lock, changing, read_lock, write_lock
 from ldm_registry.travel.references import Reference, parse_reference
 from ldm_registry.travel.sealed_code import Seal, code_digest
 from ldm_registry.travel.verified import FileFacts
@@ -74,17 +74,18 @@ def change_locked(path: Path, name: str, plugin: LockedPlugin | None) -> None:
     Raises:
         LdmError: The file is broken, or cannot be written.
     """
-    lock = read_lock(path)
-    held = dict(_locked(path, lock))
-    changed = {key: one for key, one in held.items() if key != name}
-    if plugin is not None:
-        changed[name] = plugin
-    if changed == held:
-        return
-    rest = {key: value for key, value in lock.rest.items() if key != SECTION}
-    if changed:
-        rest[SECTION] = [_described(one) for _, one in sorted(changed.items())]
-    write_lock(path, Lock(lock.checkpoints, MappingProxyType(rest)))
+    with changing(path):
+        lock = read_lock(path)
+        held = dict(_locked(path, lock))
+        changed = {key: one for key, one in held.items() if key != name}
+        if plugin is not None:
+            changed[name] = plugin
+        if changed == held:
+            return
+        rest = {key: value for key, value in lock.rest.items() if key != SECTION}
+        if changed:
+            rest[SECTION] = [_described(one) for _, one in sorted(changed.items())]
+        write_lock(path, Lock(lock.checkpoints, MappingProxyType(rest)))
 
 
 def _locked(path: Path, lock: Lock) -> Mapping[str, LockedPlugin]:
