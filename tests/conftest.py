@@ -1,7 +1,8 @@
-"""What every test shares: two threads, no network, and skips for what a machine lacks."""
+"""What every test shares: a bounded number of threads, and skips for what a machine lacks."""
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    # Read when torch is imported, here and in whatever a test starts: threads of two workers wait for one another.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # A busy machine is no counterexample, and a run that fails has to fail again.
 settings.register_profile("ldm", deadline=None, derandomize=True)
@@ -32,10 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
+def _threads() -> None:
     import torch
 
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1 if IS_WORKER else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")
