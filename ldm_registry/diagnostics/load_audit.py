@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -70,8 +70,11 @@ def measure_load(subject: Subject) -> Measurement:
     # A network that still puts out what was recorded, or has the very weights of the file that its contract vouches
     # for, has what it was saved with, whatever that looks like.
     intact = {Kind.DENOISER} if golden is not None and golden < GOLDEN_SAME else set()
+    as_stored = {one.kind for one in audits if one.random and _is_as_stored(subject, one.kind)}
     if not files:
-        intact |= {one.kind for one in audits if one.random and _is_as_saved(subject, one.kind)}
+        intact |= {kind for kind in as_stored if _has_digests(subject, kind)}
+    # A block that the training hardly touched comes out of the file as it is; one that was not loaded does not.
+    audits = [replace(one, blocks=()) if one.kind in as_stored else one for one in audits]
     return Measurement(
         "LOAD",
         "Are the weights those of the checkpoint, and trained?",
@@ -86,13 +89,15 @@ def measure_load(subject: Subject) -> Measurement:
     )
 
 
-def _is_as_saved(subject: Subject, kind: Kind) -> bool:
-    """Whether the weights are those of a file whose digest the contract has."""
-    contract = subject.contract(kind)
-    if contract is None or not contract.files:
-        return False
+def _is_as_stored(subject: Subject, kind: Kind) -> bool:
+    """Whether the weights are those of the file that the part was loaded from."""
     found = parting(subject, kind)
     return found is not None and found.compared > 0 and not found.different
+
+
+def _has_digests(subject: Subject, kind: Kind) -> bool:
+    contract = subject.contract(kind)
+    return contract is not None and bool(contract.files)
 
 
 @torch.inference_mode()

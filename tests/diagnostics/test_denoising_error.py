@@ -153,6 +153,17 @@ def test_a_block_that_was_never_loaded_is_found_and_named() -> None:
     assert any("whole blocks: transformer_blocks.1" in one.evidence for one in found.suspicions)
 
 
+@plugins
+@pytest.mark.parametrize("name", ["emoji-kl-unet", "emoji-kl-dit", "emoji-vq-dit"])
+def test_weights_that_the_file_has_are_not_called_random_where_nothing_was_recorded(name: str) -> None:
+    recorded = emoji_subject(name)
+    subject = replace(recorded, pipe=replace(recorded.pipe, contracts={}))
+    assert measure_load(subject).is_healthy
+    if "dit" in name:
+        found = measure_load(injured(subject, block_at_random))
+        assert {one.stages for one in found.suspicions} == {DENOISER}
+
+
 def test_independent_values_look_random_and_a_direction_in_them_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
     for values in (torch.randn(64, 128, generator=generator), torch.rand(64, 128, generator=generator) - 0.5):

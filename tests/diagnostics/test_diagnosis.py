@@ -190,3 +190,20 @@ def test_a_report_fits_on_one_screen(report: Report) -> None:
     assert text.startswith("emoji-kl-dit: healthy")
     assert len(text.splitlines()) <= 50
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "emoji-kl-dit",
+        "emoji-kl-unet",
+        "emoji-vq-dit",
+        "emoji-pixel-dit",
+        "emoji-pixel-unet",
+        "emoji-kl-ideal",
+    ],
+)
+def test_a_pipeline_of_which_nothing_was_recorded_is_healthy_too(name: str) -> None:
+    found = diagnose(replace(emoji_subject(name).pipe, contracts={}), quick=True)
+    assert found.verdict.stage == "healthy", found.verdict.evidence
