@@ -74,6 +74,8 @@ LAYERS = (
         "interchange.*",
         "training",
         "training.*",
+        "costs",
+        "costs.*",
         "diagnostics",
         "diagnostics.*",
         "report",

@@ -12,8 +12,8 @@ from torch import nn
 
 from ldm_registry.diagnostics.probe import affordable
 from ldm_registry.diagnostics.report import Costs, StageCost
-from ldm_registry.diagnostics.resident_memory import MIB
-from ldm_registry.diagnostics.stopwatch import Mark, Stopwatch, stopwatch
+from ldm_registry.costs.resident_memory import MIB
+from ldm_registry.costs.stopwatch import Mark, Stopwatch, stopwatch
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.pipeline import Decoded, Started, Stepped, placement
 from ldm_registry.vocabulary import STAGES, Kind

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ldm_registry.assembly import assemble
-from ldm_registry.diagnostics.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
+from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
 from ldm_registry.errors import LdmError
 from ldm_registry.pipeline import Pipeline, Stepped, placement
 from ldm_registry.report.timing import TimedRun, drain, events

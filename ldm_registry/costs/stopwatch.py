@@ -8,7 +8,7 @@ from typing import Any, final
 
 import torch
 
-from ldm_registry.diagnostics.resident_memory import MIB, forget_peak, peak_resident_mib
+from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib
 
 Mark = Any
 """A moment, as the stopwatch that made it understands it."""
