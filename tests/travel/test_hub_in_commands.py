@@ -66,6 +66,14 @@ def test_commands_take_parts_from_the_hub(
     assert ldm("trace", spec).code == 0
     assert ldm("compare", spec, "emoji-kl-dit", "-n", 1, "-o", tmp_path / "compared").code == 0
     assert ldm("diagnose", spec, "--quick").code == 0
+    assert ldm("inject", spec, "time-scale", "-o", spec.with_name("faulty.yaml")).code == 0
+    assert ldm("diagnose", spec.with_name("faulty.yaml"), "denoiser", "--quick").code == 1
+    images = bundled_dir() / "data" / "noto-emoji-64-val.tar"
+    training = f"extends: {spec.name}\ntrain: {{images: {images}, denoiser: {{steps: 1, batch: 8}}}}\n"
+    spec.with_name("train.yaml").write_text(training, "utf-8")
+    trained = tmp_path / "trained"
+    assert ldm("train", "denoiser", spec.with_name("train.yaml"), "-o", trained).code == 0
+    assert ldm("plugin", "test", "dit", "--checkpoint", trained).code == 0
     assert len(hub.requests) == asked
 
 
