@@ -1,0 +1,84 @@
+"""Options, fixtures and the table of the benchmarks: `pytest tests/benchmarks -m benchmark`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from benchmark_machine import described
+from race import Race
+from result import Result
+from table import as_text
+
+RESULTS = pytest.StashKey[dict[str, list[Result]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the command line of the suite takes beside pytest-benchmark's own options."""
+    group = parser.getgroup("benchmarks of ldm_registry")
+    group.addoption("--device", default="cpu", help="cpu (default) or cuda: the cases for that device")
+    group.addoption("--smoke", action="store_true", help="one turn of every case on tiny sizes: does it run?")
+    group.addoption("--turns-s", type=float, default=8.0, help="seconds for the turns of a case (default 8)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Our table takes the place of pytest-benchmark's, which knows no pairs."""
+    config.stash[RESULTS] = {}
+    if hasattr(config.option, "benchmark_quiet"):
+        config.option.benchmark_quiet = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What the figures depend on; without the name of the machine, which is nobody's business."""
+    machine_info.pop("node", None)
+    machine_info["ldm_registry"] = {
+        **described(torch.device(config.getoption("--device", "cpu"))),
+        "smoke": config.getoption("--smoke", False),
+    }
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table."""
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    smoke = config.getoption("--smoke", False)
+    terminalreporter.section("benchmarks" + (": smoke, the figures mean nothing" if smoke else ""))
+    for line in as_text(results):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def smoke(pytestconfig: pytest.Config) -> bool:
+    """Whether sizes have to be tiny."""
+    return bool(pytestconfig.getoption("--smoke"))
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """Where networks run."""
+    return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture
+def race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device, smoke: bool) -> Iterator[Race]:
+    """Compares two sides, times them by turns, and writes the line of the table."""
+    runner = Race(benchmark, device, smoke, request.config.getoption("--turns-s"))
+    yield runner
+    lines = request.config.stash[RESULTS].setdefault(benchmark.group, [])
+    lines.extend(Result.load(stored) for stored in runner.results)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each device has its own cases: those marked `gpu` run with `--device cuda`, the others with the CPU."""
+    wanted = torch.device(config.getoption("--device", "cpu")).type
+    for item in items:
+        if item.get_closest_marker("benchmark") is None:
+            continue
+        is_for_gpu = item.get_closest_marker("gpu") is not None
+        if is_for_gpu != (wanted == "cuda"):
+            item.add_marker(pytest.mark.skip(reason=f"not among the cases for --device {wanted}"))
