@@ -17,6 +17,8 @@ from ldm_registry.errors import did_you_mean
 from ldm_registry.spec_errors import fields_at, invalid_spec, problem, problems_of
 from ldm_registry.spec_extends import EXTENDS, merge, node_of, read_chain
 from ldm_registry.spec_models import (
+    CodecRuntimeSpec,
+    ConditionerRuntimeSpec,
     ConditionerSpec,
     DataSpec,
     DenoiserSpec,
@@ -24,6 +26,7 @@ from ldm_registry.spec_models import (
     ImageSpec,
     ModifierSpec,
     PipelineSpec,
+    RuntimeSpec,
     SchedulerSpec,
     ScheduleSpec,
     StageSpec,
@@ -45,6 +48,8 @@ from ldm_registry.vocabulary import STAGES
 from ldm_registry.yaml_reader import Node
 
 __all__ = [
+    "CodecRuntimeSpec",
+    "ConditionerRuntimeSpec",
     "ConditionerSpec",
     "DataSpec",
     "DenoiserSpec",
@@ -53,6 +58,7 @@ __all__ = [
     "ImageSpec",
     "ModifierSpec",
     "PipelineSpec",
+    "RuntimeSpec",
     "ScheduleSpec",
     "SchedulerSpec",
     "StageSpec",

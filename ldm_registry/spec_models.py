@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, final
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from ldm_registry.spec_paths import checked_checkpoint, checked_local
+from ldm_registry.spec_runtime import RUNTIME, CodecRuntimeSpec, ConditionerRuntimeSpec, RuntimeSpec
 from ldm_registry.spec_values import (
     FROZEN,
     Checkpoint,
@@ -22,6 +23,7 @@ from ldm_registry.spec_values import (
     ContractFile,
     Device,
     FrozenMapping,
+    FrozenModel,
     ImageSize,
     Key,
     LocalPath,
@@ -32,10 +34,6 @@ from ldm_registry.spec_values import (
 )
 from ldm_registry.training.settings import TrainSpec
 from ldm_registry.vocabulary import Prediction
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @final
@@ -84,7 +82,7 @@ class ScheduleSpec(BaseModel):
 
 
 @final
-class TrainedSpec(_Frozen):
+class TrainedSpec(FrozenModel):
     """How a denoiser was trained, for a checkpoint that has no contract to say so."""
 
     prediction: Prediction = Field(description="What the network puts out")
@@ -95,7 +93,7 @@ class TrainedSpec(_Frozen):
 
 
 @final
-class ImageSpec(_Frozen):
+class ImageSpec(FrozenModel):
     """The images that the pipeline makes."""
 
     channels: int = Field(default=3, ge=1, le=1024, description="Channels of the image")
@@ -113,7 +111,7 @@ class ImageSpec(_Frozen):
 
 
 @final
-class ModifierSpec(_Frozen):
+class ModifierSpec(FrozenModel):
     """A change of a finished stage."""
 
     use: Use
@@ -127,7 +125,7 @@ Modify = Annotated[
 
 
 @final
-class StageSpec(_Frozen):
+class StageSpec(FrozenModel):
     """An encoder or a decoder."""
 
     use: Use
@@ -138,10 +136,11 @@ class StageSpec(_Frozen):
     modify: Modify = ()
     device: Device = None
     dtype: Precision = None
+    runtime: CodecRuntimeSpec = Field(default=CodecRuntimeSpec(), description=RUNTIME)
 
 
 @final
-class DenoiserSpec(_Frozen):
+class DenoiserSpec(FrozenModel):
     """The denoiser."""
 
     use: Use
@@ -156,10 +155,11 @@ class DenoiserSpec(_Frozen):
     modify: Modify = ()
     device: Device = None
     dtype: Precision = None
+    runtime: RuntimeSpec = Field(default=RuntimeSpec(), description=RUNTIME)
 
 
 @final
-class SchedulerSpec(_Frozen):
+class SchedulerSpec(FrozenModel):
     """The sampler. It has no weights."""
 
     use: Use
@@ -173,7 +173,7 @@ class SchedulerSpec(_Frozen):
 
 
 @final
-class ConditionerSpec(_Frozen):
+class ConditionerSpec(FrozenModel):
     """What turns texts of the condition into tensors that the denoiser takes."""
 
     use: Use
@@ -184,10 +184,11 @@ class ConditionerSpec(_Frozen):
     config: Config = FrozenMapping({})
     device: Device = None
     dtype: Precision = None
+    runtime: ConditionerRuntimeSpec = Field(default=ConditionerRuntimeSpec(), description=RUNTIME)
 
 
 @final
-class GuidanceSpec(_Frozen):
+class GuidanceSpec(FrozenModel):
     """Classifier-free guidance (Ho and Salimans 2022)."""
 
     scale: float = Field(
@@ -206,7 +207,7 @@ Conditioners = Annotated[Mapping[Key, ConditionerSpec], *FROZEN]
 
 
 @final
-class DataSpec(_Frozen):
+class DataSpec(FrozenModel):
     """Images to measure with and to train on, as WebDataset tars."""
 
     images: LocalPath = Field(description="Tar of the images that measurements use, relative to this file")
@@ -214,7 +215,7 @@ class DataSpec(_Frozen):
 
 
 @final
-class PipelineSpec(_Frozen):
+class PipelineSpec(FrozenModel):
     """A whole pipeline: four stages and what to make with them."""
 
     version: Literal[1] = Field(default=1, description="Format of the file")

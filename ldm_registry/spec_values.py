@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, final
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from ldm_registry.spec_paths import checked_checkpoint, checked_local
 from ldm_registry.vocabulary import DType
@@ -23,6 +31,12 @@ MAX_SIDE = 16_384
 
 Value = str | int | float | bool | None | tuple["Value", ...]
 T = TypeVar("T")
+
+
+class FrozenModel(BaseModel):
+    """Base of a spec's parts: cannot be changed, knows its keys, holds finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @final

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from ldm_registry import spec_paths
 from ldm_registry.errors import LdmError, NotFoundError, SpecError
 from ldm_registry.spec import (
+    CodecRuntimeSpec,
+    ConditionerRuntimeSpec,
     ConditionerSpec,
     DataSpec,
     DenoiserSpec,
@@ -22,6 +24,7 @@ from ldm_registry.spec import (
     ImageSpec,
     ModifierSpec,
     PipelineSpec,
+    RuntimeSpec,
     SchedulerSpec,
     ScheduleSpec,
     StageSpec,
@@ -502,6 +505,7 @@ STAGES_OF = st.builds(
     modify=st.lists(st.builds(ModifierSpec, use=WORD, config=CONFIGS), max_size=2).map(tuple),
     device=DEVICES,
     dtype=MAYBE_DTYPE,
+    runtime=st.builds(CodecRuntimeSpec, compile=st.booleans(), tile=st.none() | st.integers(8, 4096)),
 )
 SPECS = st.builds(
     PipelineSpec,
@@ -525,6 +529,7 @@ SPECS = st.builds(
         ),
         device=DEVICES,
         dtype=MAYBE_DTYPE,
+        runtime=st.builds(RuntimeSpec, cuda_graphs=st.booleans()),
     ),
     scheduler=st.builds(SchedulerSpec, use=WORD, config=CONFIGS, schedule=st.none() | SCHEDULES_OF),
     decoder=STAGES_OF,
@@ -549,6 +554,7 @@ SPECS = st.builds(
             variant=st.sampled_from([None, "fp16"]),
             contract=st.none() | PATHS.map(Path),
             config=CONFIGS,
+            runtime=st.builds(ConditionerRuntimeSpec, offload=st.booleans()),
         ),
         max_size=2,
     ),
