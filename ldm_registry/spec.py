@@ -17,8 +17,6 @@ from ldm_registry.errors import did_you_mean
 from ldm_registry.spec_errors import fields_at, invalid_spec, problem, problems_of
 from ldm_registry.spec_extends import EXTENDS, merge, node_of, read_chain
 from ldm_registry.spec_models import (
-    CodecRuntimeSpec,
-    ConditionerRuntimeSpec,
     ConditionerSpec,
     DataSpec,
     DenoiserSpec,
@@ -26,7 +24,6 @@ from ldm_registry.spec_models import (
     ImageSpec,
     ModifierSpec,
     PipelineSpec,
-    RuntimeSpec,
     SchedulerSpec,
     ScheduleSpec,
     StageSpec,
@@ -42,6 +39,7 @@ from ldm_registry.spec_paths import (
     shown,
 )
 from ldm_registry.spec_reference import json_schema
+from ldm_registry.spec_runtime import CodecRuntimeSpec, ConditionerRuntimeSpec, RuntimeSpec
 from ldm_registry.spec_text import dump_spec, plain
 from ldm_registry.spec_values import FrozenMapping
 from ldm_registry.vocabulary import STAGES
