@@ -12,6 +12,8 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_kl_vae.upsampling import can_fold, upsampled_conv
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "swish": nn.SiLU,
@@ -120,6 +122,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, 2 H, 2 W]."""
+        if can_fold(self.conv):
+            return upsampled_conv(x, self.conv.weight, self.conv.bias)
         out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
