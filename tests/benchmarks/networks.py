@@ -1,4 +1,4 @@
-"""Networks of diffusers with random weights, and ours of the same weights, loaded from the folder as users load them."""
+"""Networks of diffusers with random weights, and ours of the same weights, loaded from its folder."""
 
 from __future__ import annotations
 

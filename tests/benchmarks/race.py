@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +18,9 @@ from turns import Turns
 from ldm_registry.costs.ceiling import measured
 from ldm_registry.costs.operations import Work, counted
 
-
 Side = Callable[[], Tensor]
 
-FEWEST, MOST = 3, 25
+FEWEST, MOST = 3, 50
 """Turns of each side."""
 CEILING_S = 0.6
 """Seconds for the bare operations after each case: the machine may be slower then than it was at the start."""
@@ -66,6 +66,7 @@ class Race:
         pair: Pair,
         *,
         goal: float | None = None,
+        limit: float | None = None,
         dtype: torch.dtype | None = None,
         note: str = "",
     ) -> Turns:
@@ -75,13 +76,14 @@ class Race:
             name: Of the case.
             pair: The two sides.
             goal: What the ratio should not exceed.
+            limit: What our median should not exceed, seconds for one unit of work.
             dtype: Of networks: their convolutions and matrix products are counted on diffusers' side, and our time
                 is held against that of bare ones. None where there is little of either.
             note: What else has to be known.
         """
         work = self._compared(pair, dtype)
         first_s = self._seconds(pair.ours) + self._seconds(pair.diffusers)
-        turns = self._turns(pair, 1 if self.smoke else min(MOST, max(FEWEST, round(self.seconds / first_s))))
+        turns = self._turns(pair, self._rounds(first_s))
         ours, theirs = statistics.median(turns.ours_s), statistics.median(turns.theirs_s)
         self.tell(
             Result(
@@ -93,6 +95,7 @@ class Race:
                 turns.quartiles,
                 len(turns.ours_s),
                 goal,
+                limit,
                 of_ceiling=self._share(work, dtype, ours),
                 note=note,
             )
@@ -104,9 +107,23 @@ class Race:
         self.results.append(result.dump())
         self.benchmark.extra_info["results"] = self.results
 
-    def once(self, work: Callable[[], object]) -> None:
-        """For a case that measures by itself: runs it, so that pytest-benchmark has seen something."""
-        self.benchmark.pedantic(work, rounds=1)
+    def alone(
+        self, name: str, work: Side, *, limit: float | None = None, repeats: int = 1, note: str = ""
+    ) -> None:
+        """Time something that diffusers does not have; arguments as in `__call__` and `Pair`."""
+        work()
+        times: list[float] = []
+        rounds = self._rounds(self._seconds(work))
+        with _undisturbed():
+            self.benchmark.pedantic(lambda: times.append(self._seconds(work)), rounds=rounds)
+        median = statistics.median(times) / repeats
+        self.tell(Result(name, median, "s", turns=rounds, limit=limit, note=note))
+
+    def found(self, *results: Result) -> None:
+        """Lines of a case that measured by itself."""
+        self.benchmark.pedantic(lambda: None, rounds=1)
+        for result in results:
+            self.tell(result)
 
     @torch.inference_mode()
     def _compared(self, pair: Pair, dtype: torch.dtype | None) -> Work:
@@ -127,17 +144,16 @@ class Race:
     def _turns(self, pair: Pair, rounds: int) -> Turns:
         ours: list[float] = []
         theirs: list[float] = []
-        gc.collect()
-        gc.disable()
-        try:
+        with _undisturbed():
             self.benchmark.pedantic(
                 lambda: ours.append(self._seconds(pair.ours)),
                 setup=lambda: theirs.append(self._seconds(pair.diffusers)),
                 rounds=rounds,
             )
-        finally:
-            gc.enable()
         return Turns(tuple(ours), tuple(theirs))
+
+    def _rounds(self, once_s: float) -> int:
+        return 1 if self.smoke else min(MOST, max(FEWEST, round(self.seconds / once_s)))
 
     def _share(self, work: Work, dtype: torch.dtype | None, seconds: float) -> float | None:
         """The time of the bare operations, measured now, over ours."""
@@ -156,3 +172,14 @@ class Race:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No collection of garbage in the middle of a turn."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

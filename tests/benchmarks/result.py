@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 SCALES = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
@@ -26,8 +26,8 @@ class Result:
         ratio: The median of ours over theirs, turn by turn.
         quartiles: Between which the middle half of the ratios lies.
         turns: How many times each side was measured.
-        goal: What `judged` should not exceed.
-        judged: Whether the goal is about the ratio or about our own figure.
+        goal: What the ratio should not exceed.
+        limit: What our own figure should not exceed.
         of_ceiling: The time of its convolutions and matrix products by themselves, at the best rates that were seen in
             this run, over our time.
         note: What else has to be known.
@@ -41,7 +41,7 @@ class Result:
     quartiles: tuple[float, float] | None = None
     turns: int = 1
     goal: float | None = None
-    judged: Literal["ratio", "ours"] = "ratio"
+    limit: float | None = None
     of_ceiling: float | None = None
     note: str = ""
 
@@ -56,16 +56,16 @@ class Result:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal was met; None where there is none."""
-        value = self.ratio if self.judged == "ratio" else self.ours
-        return None if self.goal is None or value is None else value <= self.goal
+        """Whether every goal was met; None where there is none."""
+        aims = [(self.ratio, self.goal), (self.ours, self.limit)]
+        judged = [value <= aim for value, aim in aims if value is not None and aim is not None]
+        return all(judged) if judged else None
 
     def cells(self) -> tuple[str, ...]:
         """The line as the table shows it: case, ours, diffusers, ratio, spread, goal, share of the ceiling, note."""
-        goal = ""
-        if self.goal is not None:
-            limit = f"{self.goal:g}" if self.judged == "ratio" else quantity(self.goal, self.unit)
-            goal = f"<= {limit}: {'met' if self.reached else 'missed'}"
+        aims = [f"<= {self.goal:g}"] if self.goal is not None else []
+        aims += [f"<= {quantity(self.limit, self.unit)}"] if self.limit is not None else []
+        goal = f"{', '.join(aims)}: {'met' if self.reached else 'missed'}" if aims else ""
         share = f"{self.of_ceiling:.0%}" if self.of_ceiling is not None else ""
         spread = f"{self.quartiles[0]:.3f} ... {self.quartiles[1]:.3f}" if self.quartiles else ""
         ratio = f"{self.ratio:.3f}" if self.ratio is not None else ""
