@@ -85,14 +85,17 @@ _FORMULAS = {
     # torch knows the attention kernels of accelerators alone.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _attention,
-    torch.ops.aten.cdist: _distances,
+    torch.ops.aten._cdist_forward: _distances,
+    torch.ops.aten._euclidean_dist: _distances,
 }
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructors untyped
     """Adds up what every operation reads and writes; a view moves nothing."""
 
-    moved_bytes = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.moved_bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ldm_registry.diagnostics.probe import affordable
-from ldm_registry.diagnostics.report import Costs, StageCost
 from ldm_registry.costs.resident_memory import MIB
 from ldm_registry.costs.stopwatch import Mark, Stopwatch, stopwatch
+from ldm_registry.costs.watched import Watched
+from ldm_registry.diagnostics.probe import affordable
+from ldm_registry.diagnostics.report import Costs, StageCost
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.pipeline import Decoded, Started, Stepped, placement
 from ldm_registry.vocabulary import STAGES, Kind
@@ -53,25 +52,25 @@ def stage_costs(subject: Subject, watch_of: WatchOf = stopwatch) -> Costs:
     ms[Kind.ENCODER], peaks[Kind.ENCODER] = watch.elapsed_ms(start, end), watch.peak_mib() or 0.0
 
     sampling, decoding = watches[devices[Kind.DENOISER]], watches[devices[Kind.DECODER]]
-    with _watched(pipe.denoiser, sampling) as denoiser:
-        marks: list[Mark] = []
-        calls[Kind.SCHEDULER] = 0
-        for event in pipe.trace(count, seed=subject.seed, synchronise=False):
-            if isinstance(event, Decoded):
-                marks.append(decoding.mark())
-                peaks[Kind.DECODER] = decoding.peak_mib() or 0.0
-            elif isinstance(event, Started):
-                sampling.forget_peak()
-                marks = [sampling.mark()]
-            elif isinstance(event, Stepped):
-                calls[Kind.SCHEDULER] += 1
-                denoiser.outside()
-                ended = sampling.mark()
-                if decoding is not sampling:
-                    sampling.settle()
-                # The decoder's turn begins behind whichever step turns out to be the last.
-                marks = [marks[0], ended, decoding.mark()]
-                decoding.forget_peak()
+    denoiser = Watched(pipe.denoiser, sampling)
+    marks: list[Mark] = []
+    calls[Kind.SCHEDULER] = 0
+    for event in denoiser.within(pipe).trace(count, seed=subject.seed, synchronise=False):
+        if isinstance(event, Decoded):
+            marks.append(decoding.mark())
+            peaks[Kind.DECODER] = decoding.peak_mib() or 0.0
+        elif isinstance(event, Started):
+            sampling.forget_peak()
+            marks = [sampling.mark()]
+        elif isinstance(event, Stepped):
+            calls[Kind.SCHEDULER] += 1
+            denoiser.outside()
+            ended = sampling.mark()
+            if decoding is not sampling:
+                sampling.settle()
+            # The decoder's turn begins behind whichever step turns out to be the last.
+            marks = [marks[0], ended, decoding.mark()]
+            decoding.forget_peak()
     _settle(watches)
     first, last, turn, done = marks
     spent = sum(sampling.elapsed_ms(*pair) for pair in denoiser.pairs)
@@ -97,47 +96,6 @@ def stage_costs(subject: Subject, watch_of: WatchOf = stopwatch) -> Costs:
             for kind in STAGES
         ),
     )
-
-
-class _Watched:
-    """Marks around every call of the denoiser, and the peaks inside and outside of them."""
-
-    def __init__(self, watch: Stopwatch) -> None:
-        self._watch = watch
-        self._begun: Mark = None
-        self.pairs: list[tuple[Mark, Mark]] = []
-        self.peak = 0.0
-        self.peak_outside = 0.0
-
-    def outside(self) -> None:
-        """The scheduler has worked since the peak was forgotten."""
-        self.peak_outside = max(self.peak_outside, self._watch.peak_mib() or 0.0)
-
-    def enter(self, *_: Any) -> None:
-        """Before a call."""
-        self.outside()
-        self._watch.forget_peak()
-        self._begun = self._watch.mark()
-
-    def leave(self, *_: Any) -> None:
-        """After a call."""
-        self.pairs.append((self._begun, self._watch.mark()))
-        self.peak = max(self.peak, self._watch.peak_mib() or 0.0)
-        self._watch.forget_peak()
-
-
-@contextmanager
-def _watched(denoiser: nn.Module, watch: Stopwatch) -> Iterator[_Watched]:
-    found = _Watched(watch)
-    hooks = [
-        denoiser.register_forward_pre_hook(found.enter, prepend=True),
-        denoiser.register_forward_hook(found.leave),
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _warm_up(subject: Subject, count: int) -> None:

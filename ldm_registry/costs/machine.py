@@ -1,0 +1,63 @@
+"""What figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_PROCESSORS = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine as far as it tells.
+
+    Attributes:
+        processor: Name of the CPU.
+        cores: That this process may run on.
+        threads: Of torch.
+        accelerators: Name of every other device that takes part, by device.
+        system: Operating system.
+        python: Version.
+        torch: Version.
+    """
+
+    processor: str
+    cores: int
+    threads: int
+    accelerators: dict[str, str]
+    system: str
+    python: str
+    torch: str
+
+
+def machine(devices: Iterable[torch.device] = ()) -> Machine:
+    """This one.
+
+    Args:
+        devices: Those that take part.
+    """
+    cuda = {device for device in devices if device.type == "cuda"}
+    return Machine(
+        _processor(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        torch.get_num_threads(),
+        {str(device): torch.cuda.get_device_name(device) for device in sorted(cuda, key=str)},
+        f"{platform.system()} {platform.release()}",
+        platform.python_version(),
+        torch.__version__,
+    )
+
+
+def _processor() -> str:
+    if _PROCESSORS.is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", _PROCESSORS.read_text("utf-8", "replace"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
