@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ldm_registry.cli.commands import (
+    benching,
     diagnosing,
     injecting,
     inspecting,
@@ -38,6 +39,7 @@ for command in (
     *interchanging.COMMANDS,
     *training.COMMANDS,
     *diagnosing.COMMANDS,
+    *benching.COMMANDS,
     *injecting.COMMANDS,
     *travelling.COMMANDS,
 ):

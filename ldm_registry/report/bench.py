@@ -225,7 +225,7 @@ def _percent(share: float | None) -> str:
 
 
 def _exponent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _figure(value: float | None) -> str:

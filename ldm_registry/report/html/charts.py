@@ -8,11 +8,10 @@ from itertools import groupby
 from ldm_registry.diagnostics.evidence import Curve
 from ldm_registry.report.html.markup import Markup, joined, tag
 from ldm_registry.report.html.scale import Axis, number
+from ldm_registry.report.html.strokes import course, dot, px, straight, text
 
 WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
-KINDS = 6
-"""Ways of drawing a line that the style sheet knows; after them they repeat."""
 MOST_MARKS = 40
 """Longer lines are drawn without marks."""
 
@@ -50,23 +49,23 @@ def bar_chart(values: Mapping[str, float], unit: str, identifier: str, mark: flo
     bottom = height - BOTTOM
     pieces = [*_x_axis(axis, unit, TOP, bottom)]
     if mark is not None:
-        pieces.append(_line(axis.at(mark), TOP, axis.at(mark), bottom, "mark"))
+        pieces.append(straight(axis.at(mark), TOP, axis.at(mark), bottom, "mark"))
     for index, (name, value) in enumerate(values.items()):
         middle = TOP + row * (index + 0.5)
-        pieces.append(_text(name, left - 8, middle + 4, "end"))
+        pieces.append(text(name, left - 8, middle + 4, "end"))
         drawn = axis.at(value) if value == value else axis.at(0.0)
         start, end = sorted((axis.at(0.0), drawn))
         pieces.append(
             tag(
                 "rect",
-                x=_px(start),
-                y=_px(middle - 9),
-                width=_px(max(end - start, 1)),
+                x=px(start),
+                y=px(middle - 9),
+                width=px(max(end - start, 1)),
                 height=18,
                 class_="bar",
             )
         )
-        pieces.append(_text(number(value), end + 6, middle + 4, "start"))
+        pieces.append(text(number(value), end + 6, middle + 4, "start"))
     return _svg(identifier, height, "Shares", about, pieces)
 
 
@@ -78,8 +77,8 @@ def _drawing(curve: Curve, identifier: str) -> Markup:
     y = Axis.of(drawable, bottom, TOP, log=curve.log_y)
     pieces = [*_x_axis(x, curve.x, TOP, bottom)]
     for value in y.ticks:
-        pieces.append(_line(LEFT, y.at(value), WIDTH - RIGHT, y.at(value), "grid"))
-        pieces.append(_text(number(value), LEFT - 6, y.at(value) + 4, "end"))
+        pieces.append(straight(LEFT, y.at(value), WIDTH - RIGHT, y.at(value), "grid"))
+        pieces.append(text(number(value), LEFT - 6, y.at(value) + 4, "end"))
     for index, line in enumerate(curve.lines.values()):
         pieces.extend(_drawn(line, x, y, index))
     scale = "logarithmic " if curve.log_y else ""
@@ -91,36 +90,20 @@ def _drawing(curve: Curve, identifier: str) -> Markup:
 
 
 def _drawn(line: Points, x: Axis, y: Axis, index: int) -> Iterator[Markup]:
-    kind = f"line k{index % KINDS}"
     for is_shown, run in groupby(line, key=lambda point: x.shows(point[0]) and y.shows(point[1])):
         if not is_shown:
             continue
         places = [(x.at(a), y.at(b)) for a, b in run]
-        path = " ".join(f"{_px(a)},{_px(b)}" for a, b in places)
-        yield tag("polyline", points=path, class_=kind)
+        yield course(places, index)
         if len(line) <= MOST_MARKS:
-            yield from (_mark(a, b, index) for a, b in places)
-
-
-def _mark(x: float, y: float, index: int) -> Markup:
-    """A dot, square, diamond or triangle, in turn."""
-    kind = f"dot k{index % KINDS}"
-    corners = {
-        1: ((-3, -3), (3, -3), (3, 3), (-3, 3)),
-        2: ((0, -4), (4, 0), (0, 4), (-4, 0)),
-        3: ((0, -4), (4, 3), (-4, 3)),
-    }.get(index % 4)
-    if corners is None:
-        return tag("circle", cx=_px(x), cy=_px(y), r=3, class_=kind)
-    return tag("polygon", points=" ".join(f"{_px(x + a)},{_px(y + b)}" for a, b in corners), class_=kind)
+            yield from (dot(a, b, index) for a, b in places)
 
 
 def _swatch(index: int) -> Markup:
-    line = tag("polyline", points="1,7 31,7", class_=f"line k{index % KINDS}")
     return tag(
         "svg",
-        line,
-        _mark(16, 7, index),
+        course(((1, 7), (31, 7)), index),
+        dot(16, 7, index),
         viewBox="0 0 32 14",
         width=32,
         height=14,
@@ -131,9 +114,9 @@ def _swatch(index: int) -> Markup:
 
 def _x_axis(axis: Axis, name: str, top: float, bottom: float) -> Iterator[Markup]:
     for value in axis.ticks:
-        yield _line(axis.at(value), top, axis.at(value), bottom, "grid")
-        yield _text(number(value), axis.at(value), bottom + 16, "middle")
-    yield _text(name, (axis.start + axis.end) / 2, bottom + 36, "middle")
+        yield straight(axis.at(value), top, axis.at(value), bottom, "grid")
+        yield text(number(value), axis.at(value), bottom + 16, "middle")
+    yield text(name, (axis.start + axis.end) / 2, bottom + 36, "middle")
 
 
 def _svg(identifier: str, height: float, title: str, about: str, pieces: Iterable[Markup]) -> Markup:
@@ -143,7 +126,7 @@ def _svg(identifier: str, height: float, title: str, about: str, pieces: Iterabl
         tag("title", title, id=names[0]),
         tag("desc", about, id=names[1]),
         pieces,
-        viewBox=f"0 0 {WIDTH} {_px(height)}",
+        viewBox=f"0 0 {WIDTH} {px(height)}",
         role="img",
         aria_labelledby=names[0],
         aria_describedby=names[1],
@@ -177,15 +160,3 @@ def _course(name: str, line: Points) -> str:
         return f"{name}: no finite value"
     (x0, y0), (x1, y1) = finite[0], finite[-1]
     return f"{name}: from {number(y0)} at {number(x0)} to {number(y1)} at {number(x1)}"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return tag("line", x1=_px(x1), y1=_px(y1), x2=_px(x2), y2=_px(y2), class_=kind)
-
-
-def _text(said: str, x: float, y: float, anchor: str) -> Markup:
-    return tag("text", said, x=_px(x), y=_px(y), text_anchor=anchor)
-
-
-def _px(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
