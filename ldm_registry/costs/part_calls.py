@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.conditioning import encoded
-from ldm_registry.costs.watched import Noted
+from ldm_registry.costs.watched import Noted, noted
 from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import Component, Conditioner, Denoised, NoiseLevel, randn
 from ldm_registry.pipeline import Pipeline, Started, Stepped, placement
@@ -48,6 +48,7 @@ class PartCall:
     """One thing that a part does, ready to be repeated.
 
     Attributes:
+        part: What does it.
         device: Where.
         dtype: In which floating-point type.
         run: Does it, and leaves the part as it was.
@@ -55,6 +56,7 @@ class PartCall:
         asks: How often a sampler asks the denoiser meanwhile.
     """
 
+    part: Component
     device: torch.device
     dtype: torch.dtype
     run: Callable[[], object]
@@ -127,7 +129,7 @@ def _conditioners(pipe: Pipeline, case: Case) -> Iterator[tuple[str, PartCall]]:
     for label, conditioner in sorted(pipe.conditioners.items()):
         texts, size = _texts(pipe, conditioner, case.batch), (case.height, case.width)
         run = partial(encoded, {label: conditioner}, texts, case.batch, size)
-        yield label, PartCall(*placement(conditioner), run)
+        yield label, PartCall(conditioner, *placement(conditioner), run)
 
 
 def _texts(pipe: Pipeline, conditioner: Conditioner, batch: int) -> Mapping[str, list[str]]:
@@ -143,38 +145,39 @@ def _encoder(pipe: Pipeline, case: Case, seed: int) -> PartCall:
     device, dtype = placement(pipe.encoder)
     shape = case.batch, pipe.encoder.image_channels, case.height, case.width
     images = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).mul(2).sub(1).to(device, dtype)
-    return PartCall(device, dtype, lambda: pipe.encoder.encode(images))
+    return PartCall(pipe.encoder, device, dtype, lambda: pipe.encoder.encode(images))
 
 
 def _decoder(pipe: Pipeline, case: Case, seed: int) -> PartCall:
     device, dtype = placement(pipe.decoder, default=placement(pipe.denoiser))
     shape = case.batch, *pipe.latent_shape
     latents = randn(shape, torch.Generator().manual_seed(seed), device=device, dtype=dtype)
-    return PartCall(device, dtype, lambda: pipe.decoder.decode(latents))
+    return PartCall(pipe.decoder, device, dtype, lambda: pipe.decoder.decode(latents))
 
 
 def _sampling(pipe: Pipeline, case: Case, seed: int) -> Calls:
     """The denoiser and the scheduler, as the first step of a run has them."""
-    noted = Noted(pipe.denoiser)
     z: Tensor | None = None
     x0: Tensor | None = None
     refused = _unfit_for_denoiser(pipe)
-    try:
-        for event in noted.within(pipe).trace(case.batch, seed=seed):
-            if isinstance(event, Started):
-                z = event.z.clone()
-            elif isinstance(event, Stepped):
-                x0 = event.x0.clone()
-            if refused or x0 is not None:
-                break
-    except Exception as error:  # whatever a network says to a size that is not its own
-        refused = refusal(error)
+    with noted(pipe.denoiser) as call:
+        try:
+            for event in pipe.trace(case.batch, seed=seed):
+                if isinstance(event, Started):
+                    z = event.z.clone()
+                elif isinstance(event, Stepped):
+                    x0 = event.x0.clone()
+                if refused or x0 is not None:
+                    break
+        except Exception as error:  # whatever a network says to a size that is not its own
+            refused = refusal(error)
     if z is None:
         return dict.fromkeys((Kind.DENOISER.value, Kind.SCHEDULER.value), refused or "it does not start")
-    known = Denoised(torch.zeros_like(z) if x0 is None else x0, _variance(noted, z))
+    known = Denoised(torch.zeros_like(z) if x0 is None else x0, _variance(call, z))
+    device, dtype = placement(pipe.denoiser)
+    denoiser = PartCall(pipe.denoiser, device, dtype, partial(pipe.denoiser, *call.given))
     return {
-        Kind.DENOISER.value: refused
-        or PartCall(*placement(pipe.denoiser), partial(pipe.denoiser, *noted.given)),
+        Kind.DENOISER.value: refused or denoiser,
         Kind.SCHEDULER.value: _scheduler(pipe, case, seed, z, known),
     }
 
@@ -188,9 +191,9 @@ def _unfit_for_denoiser(pipe: Pipeline) -> str | None:
     return f"a latent side of {wrong[0]} is not a multiple of {multiple}" if wrong else None
 
 
-def _variance(noted: Noted, z: Tensor) -> Tensor | None:
+def _variance(call: Noted, z: Tensor) -> Tensor | None:
     """Of the clean estimate, where the network learned one: a call under guidance has it twice."""
-    found: Tensor | None = getattr(noted.output, "variance", None)
+    found: Tensor | None = getattr(call.output, "variance", None)
     return None if found is None else found[: len(z)].to(z)
 
 
@@ -209,4 +212,4 @@ def _scheduler(pipe: Pipeline, case: Case, seed: int, z: Tensor, known: Denoised
         steps = walk()
     except Exception as error:  # a sampler may ask for what a network that refuses cannot give
         return refusal(error)
-    return PartCall(z.device, z.dtype, walk, steps, next(asked))
+    return PartCall(pipe.scheduler, z.device, z.dtype, walk, steps, next(asked))

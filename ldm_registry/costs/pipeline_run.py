@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ldm_registry.costs.repeated import Memory, Times, held, timed
 from ldm_registry.costs.stopwatch import Mark, Stopwatch, WallClock
-from ldm_registry.costs.watched import Watched
+from ldm_registry.costs.watched import Watched, watched
 from ldm_registry.pipeline import Decoded, Pipeline, Started, Stepped
 
 
@@ -28,17 +28,6 @@ class Runs:
     memory: Memory | None
 
 
-@dataclass(slots=True)
-class _Marks:
-    watched: Watched
-    sampling: list[Mark] = field(default_factory=list)
-
-    def beside_ms(self, watch: Stopwatch) -> float:
-        first, *_, last = self.sampling
-        denoiser_ms = sum(watch.elapsed_ms(*pair) for pair in self.watched.pairs)
-        return max(watch.elapsed_ms(first, last) - denoiser_ms, 0.0) / (len(self.sampling) - 1)
-
-
 def measured_runs(pipe: Pipeline, batch: int, seed: int, watch: Stopwatch, seconds: float) -> Runs:
     """Run a pipeline as often as there is time for, once at least.
 
@@ -49,23 +38,30 @@ def measured_runs(pipe: Pipeline, batch: int, seed: int, watch: Stopwatch, secon
         watch: Of the denoiser's device.
         seconds: To spend, roughly.
     """
-    done: list[_Marks] = []
+    done: list[tuple[Watched, list[Mark]]] = []
 
-    def run() -> Tensor:
-        marks = _Marks(Watched(pipe.denoiser, watch, with_peaks=False))
-        done.append(marks)
-        return _images(marks, pipe, batch, seed, watch)
+    def run() -> None:
+        with watched(pipe.denoiser, watch, with_peaks=False) as calls:
+            done.append((calls, _sampled(pipe, batch, seed, watch)))
 
     memory = held(lambda: pipe.sample(batch, seed=seed), watch)
     times = timed(run, WallClock(), seconds)
     watch.settle()
-    return Runs(times, Times.of([marks.beside_ms(watch) for marks in done]), memory)
+    return Runs(times, Times.of([_beside_ms(watch, *one) for one in done]), memory)
 
 
 @torch.inference_mode()
-def _images(marks: _Marks, pipe: Pipeline, batch: int, seed: int, watch: Stopwatch) -> Tensor:
-    for event in marks.watched.within(pipe).trace(batch, seed=seed, synchronise=False):
+def _sampled(pipe: Pipeline, batch: int, seed: int, watch: Stopwatch) -> list[Mark]:
+    """Make images, on the CPU; marks where sampling begins and behind each of its steps."""
+    marks = []
+    for event in pipe.trace(batch, seed=seed, synchronise=False):
         if isinstance(event, Started | Stepped):
-            marks.sampling.append(watch.mark())
+            marks.append(watch.mark())
     assert isinstance(event, Decoded)
-    return event.image.float().clamp(-1, 1).cpu()
+    event.image.float().clamp(-1, 1).cpu()
+    return marks
+
+
+def _beside_ms(watch: Stopwatch, calls: Watched, marks: Sequence[Mark]) -> float:
+    denoiser_ms = sum(watch.elapsed_ms(*pair) for pair in calls.pairs)
+    return max(watch.elapsed_ms(marks[0], marks[-1]) - denoiser_ms, 0.0) / (len(marks) - 1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ldm_registry.costs.resident_memory import MIB
 from ldm_registry.costs.stopwatch import Mark, Stopwatch, stopwatch
-from ldm_registry.costs.watched import Watched
+from ldm_registry.costs.watched import watched
 from ldm_registry.diagnostics.probe import affordable
 from ldm_registry.diagnostics.report import Costs, StageCost
 from ldm_registry.diagnostics.subject import Subject
@@ -52,25 +52,25 @@ def stage_costs(subject: Subject, watch_of: WatchOf = stopwatch) -> Costs:
     ms[Kind.ENCODER], peaks[Kind.ENCODER] = watch.elapsed_ms(start, end), watch.peak_mib() or 0.0
 
     sampling, decoding = watches[devices[Kind.DENOISER]], watches[devices[Kind.DECODER]]
-    denoiser = Watched(pipe.denoiser, sampling)
-    marks: list[Mark] = []
-    calls[Kind.SCHEDULER] = 0
-    for event in denoiser.within(pipe).trace(count, seed=subject.seed, synchronise=False):
-        if isinstance(event, Decoded):
-            marks.append(decoding.mark())
-            peaks[Kind.DECODER] = decoding.peak_mib() or 0.0
-        elif isinstance(event, Started):
-            sampling.forget_peak()
-            marks = [sampling.mark()]
-        elif isinstance(event, Stepped):
-            calls[Kind.SCHEDULER] += 1
-            denoiser.outside()
-            ended = sampling.mark()
-            if decoding is not sampling:
-                sampling.settle()
-            # The decoder's turn begins behind whichever step turns out to be the last.
-            marks = [marks[0], ended, decoding.mark()]
-            decoding.forget_peak()
+    with watched(pipe.denoiser, sampling) as denoiser:
+        marks: list[Mark] = []
+        calls[Kind.SCHEDULER] = 0
+        for event in pipe.trace(count, seed=subject.seed, synchronise=False):
+            if isinstance(event, Decoded):
+                marks.append(decoding.mark())
+                peaks[Kind.DECODER] = decoding.peak_mib() or 0.0
+            elif isinstance(event, Started):
+                sampling.forget_peak()
+                marks = [sampling.mark()]
+            elif isinstance(event, Stepped):
+                calls[Kind.SCHEDULER] += 1
+                denoiser.outside()
+                ended = sampling.mark()
+                if decoding is not sampling:
+                    sampling.settle()
+                # The decoder's turn begins behind whichever step turns out to be the last.
+                marks = [marks[0], ended, decoding.mark()]
+                decoding.forget_peak()
     _settle(watches)
     first, last, turn, done = marks
     spent = sum(sampling.elapsed_ms(*pair) for pair in denoiser.pairs)
