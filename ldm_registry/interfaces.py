@@ -216,11 +216,16 @@ class Encoder(Component):
     Attributes:
         latent_space: Where its latents live.
         image_channels: Channels of the image.
+        tileable: Whether it can be computed in tiles, exactly; an instance says False where its config rules that out.
+        tile_pixels: Side of a tile in pixels of the image; None for the whole image at once. Larger images are then
+            computed tile by tile, except where a gradient is wanted.
     """
 
     kind = Kind.ENCODER
     latent_space: LatentSpace
     image_channels: int
+    tileable: bool = False
+    tile_pixels: int | None = None
 
     @abstractmethod
     def encode(
@@ -236,6 +241,18 @@ class Encoder(Component):
             Latents of mean 0 and variance 1 per channel over the training set.
         """
 
+    def working_memory(self, batch: int, height: int, width: int) -> int | None:
+        """Bytes that encoding takes at its peak with the present `tile_pixels` and dtype, or None where it cannot say.
+
+        Pixels and latents are counted, weights are not.
+
+        Args:
+            batch: Images.
+            height: Of an image in pixels.
+            width: Of an image in pixels.
+        """
+        return None
+
 
 class Decoder(Component):
     """Latents to pixels, the inverse of an encoder. Built as `cls(config)`.
@@ -243,15 +260,32 @@ class Decoder(Component):
     Attributes:
         latent_space: Where its latents live.
         image_channels: Channels of the image.
+        tileable: Whether it can be computed in tiles, exactly; an instance says False where its config rules that out.
+        tile_pixels: Side of a tile in pixels of the image; None for the whole image at once. Larger images are then
+            computed tile by tile, except where a gradient is wanted.
     """
 
     kind = Kind.DECODER
     latent_space: LatentSpace
     image_channels: int
+    tileable: bool = False
+    tile_pixels: int | None = None
 
     @abstractmethod
     def decode(self, latent: Float[Tensor, "b k i j"]) -> Float[Tensor, "b c h w"]:
         """Decode latents to images nominally in [-1, 1], unclamped, of shape [B, C, H, W]."""
+
+    def working_memory(self, batch: int, height: int, width: int) -> int | None:
+        """Bytes that decoding takes at its peak with the present `tile_pixels` and dtype, or None where it cannot say.
+
+        Pixels and latents are counted, weights are not.
+
+        Args:
+            batch: Images.
+            height: Of an image in pixels.
+            width: Of an image in pixels.
+        """
+        return None
 
 
 class Denoiser(Component):

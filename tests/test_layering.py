@@ -21,6 +21,7 @@ LAYERS = (
         "guidance",
         "conditioning",
         "taps",
+        "tiling",
         "data",
         "links",
         "json_files",
@@ -33,6 +34,8 @@ LAYERS = (
         "yaml_reader",
         "spec",
         "spec_*",
+        "runtime",
+        "runtime.*",
     ),
     ("contracts", "foreign", "hub", "hub_*", "hookspecs", "trainable"),
     (
@@ -102,6 +105,7 @@ PUBLIC_TO_PLUGINS = {
     "errors",
     "hookspecs",
     "testing",
+    "tiling",
 }
 PLUGIN_FILES = sorted((ROOT / "plugins").glob("*/ldm_*/**/*.py"))
 PLUGIN_TEST_FILES = sorted((ROOT / "plugins").glob("*/tests/**/*.py"))

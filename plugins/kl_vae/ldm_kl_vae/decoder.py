@@ -16,6 +16,7 @@ from ldm_kl_vae.folding import folded_config, folded_post_quant_conv
 from ldm_kl_vae.networks import DecoderNetwork
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_registry.trainable import DecoderOutput
 
 
@@ -35,6 +36,7 @@ class KLDecoder(Decoder):
     sibling_prefixes = ("encoder.", "quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
     renamed_tensors = OLD_ATTENTION_NAMES
+    tileable = True
     families: ClassVar[Mapping[str, Mapping[str, Any]]] = FAMILIES
     config: KLVAEConfig
 
@@ -61,8 +63,24 @@ class KLDecoder(Decoder):
                 "use the encoder and the denoiser that this decoder was trained with",
             )
         raw = self.normalisation.denormalise(latent)
-        image: Tensor = self.decoder(raw if self.post_quant_conv is None else self.post_quant_conv(raw))
+        if self.post_quant_conv is not None:
+            raw = self.post_quant_conv(raw)
+        stride = self.latent_space.stride
+        if tiles_apply(self, raw, (raw.shape[2] * stride, raw.shape[3] * stride), self.tile_pixels):
+            return in_tiles(self, self.decoder.on_map, raw, stride=stride, tile_pixels=self.tile_pixels)
+        image: Tensor = self.decoder(raw)
         return image
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        """As in `Decoder.working_memory`; always known."""
+        stride = self.latent_space.stride
+        return working_bytes(
+            self.decoder.on_map,
+            (batch, self.latent_space.channels, height // stride, width // stride),
+            stride=stride,
+            tile_pixels=self.tile_pixels,
+            dtype=self.decoder.conv_in.weight.dtype,
+        )
 
     def folded(self) -> KLDecoder:
         """The same decoder with its normalisation inside `post_quant_conv`; its own weights are shared."""

@@ -17,6 +17,7 @@ from ldm_kl_vae.networks import EncoderNetwork
 from ldm_kl_vae.posterior import DiagonalGaussian
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Encoder, Generators
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_registry.trainable import EncoderOutput
 
 
@@ -36,6 +37,7 @@ class KLEncoder(Encoder):
     sibling_prefixes = ("decoder.", "post_quant_conv.")
     diffusers_class: ClassVar[str | None] = "AutoencoderKL"
     renamed_tensors = OLD_ATTENTION_NAMES
+    tileable = True
     families: ClassVar[Mapping[str, Mapping[str, Any]]] = FAMILIES
     config: KLVAEConfig
 
@@ -59,7 +61,10 @@ class KLEncoder(Encoder):
             SpecError: The image has the wrong number of channels or a size that the stride does not divide.
         """
         self._check(image)
-        moments = self.encoder(image)
+        if tiles_apply(self, image, (image.shape[2], image.shape[3]), self.tile_pixels):
+            moments = in_tiles(self, self.encoder.on_map, image, stride=1, tile_pixels=self.tile_pixels)
+        else:
+            moments = self.encoder(image)
         return DiagonalGaussian.of(moments if self.quant_conv is None else self.quant_conv(moments))
 
     def encode(
@@ -93,6 +98,16 @@ class KLEncoder(Encoder):
         posterior = self.posterior(image)
         latent = self.normalisation.normalise(posterior.sample(generator))
         return EncoderOutput(latent, {"kl_nats": posterior.kl_nats()})
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        """As in `Encoder.working_memory`; always known."""
+        return working_bytes(
+            self.encoder.on_map,
+            (batch, self.image_channels, height, width),
+            stride=1,
+            tile_pixels=self.tile_pixels,
+            dtype=self.encoder.conv_in.weight.dtype,
+        )
 
     def folded(self) -> KLEncoder:
         """The same encoder with its normalisation inside `quant_conv`; its own weights are shared."""

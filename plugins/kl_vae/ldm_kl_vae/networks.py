@@ -11,8 +11,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ldm_kl_vae.blocks import DownBlock, MidBlock, UpBlock, group_norm
+from ldm_kl_vae.blocks import DownBlock, MidBlock, UpBlock, group_norm, on_map
 from ldm_kl_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, KLVAEConfig
+from ldm_registry.tiling import Map, Walk
 
 FASTER = torch.channels_last
 """Memory format of all maps, decided by what goes in: convolutions on the CPU take up to a sixth less time so."""
@@ -46,11 +47,19 @@ class EncoderNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, 2 * latent_channels, H / stride, W / stride]."""
         h = self.conv_in(image.contiguous(memory_format=FASTER))
-        for block in self.down_blocks:
+        for block in (*self.down_blocks, self.mid_block):
             h = block(h)
-        h = self.mid_block(h)
         out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
         return out
+
+    def on_map(self, image: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        h = walk.hold(image.through(self.conv_in, self.conv_in.out_channels, halo=1))
+        h = on_map((*self.down_blocks, self.mid_block), h, walk)
+        norm = walk.norm(self.conv_norm_out, h)
+        return h.through(
+            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+        )
 
 
 @final
@@ -80,8 +89,17 @@ class DecoderNetwork(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """[B, latent_channels, h, w] to [B, out_channels, h * stride, w * stride]."""
-        h = self.mid_block(self.conv_in(raw.contiguous(memory_format=FASTER)))
-        for block in self.up_blocks:
+        h = self.conv_in(raw.contiguous(memory_format=FASTER))
+        for block in (self.mid_block, *self.up_blocks):
             h = block(h)
         out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
         return out
+
+    def on_map(self, raw: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        h = walk.hold(raw.through(self.conv_in, self.conv_in.out_channels, halo=1))
+        h = on_map((self.mid_block, *self.up_blocks), h, walk)
+        norm = walk.norm(self.conv_norm_out, h)
+        return h.through(
+            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+        )
