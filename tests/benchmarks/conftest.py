@@ -60,25 +60,33 @@ def smoke(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> torch.device:
-    """Where networks run."""
+    """What the command line asks for."""
     return torch.device(pytestconfig.getoption("--device"))
 
 
 @pytest.fixture
-def race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device, smoke: bool) -> Iterator[Race]:
-    """Compares two sides, times them by turns, and writes the line of the table."""
-    runner = Race(benchmark, device, smoke, request.config.getoption("--turns-s"))
+def race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Iterator[Race]:
+    """Compares two sides, times them by turns, and writes the line of the table; for the cases of the CPU."""
+    if device.type != "cpu":
+        pytest.skip("a case for --device cpu")
+    yield from _race(request, benchmark, device)
+
+
+@pytest.fixture
+def gpu_race(
+    request: pytest.FixtureRequest, benchmark: Any, device: torch.device, smoke: bool
+) -> Iterator[Race]:
+    """Likewise for the cases of an accelerator; in smoke mode they run on the CPU, so that they cannot rot."""
+    if device.type == "cpu" and not smoke:
+        pytest.skip("a case for --device cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here: run this on a machine that has one")
+    yield from _race(request, benchmark, device)
+
+
+def _race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Iterator[Race]:
+    options = request.config.option
+    runner = Race(benchmark, device, options.smoke, options.turns_s)
     yield runner
     lines = request.config.stash[RESULTS].setdefault(benchmark.group, [])
     lines.extend(Result.load(stored) for stored in runner.results)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each device has its own cases: those marked `gpu` run with `--device cuda`, the others with the CPU."""
-    wanted = torch.device(config.getoption("--device", "cpu")).type
-    for item in items:
-        if item.get_closest_marker("benchmark") is None:
-            continue
-        is_for_gpu = item.get_closest_marker("gpu") is not None
-        if is_for_gpu != (wanted == "cuda"):
-            item.add_marker(pytest.mark.skip(reason=f"not among the cases for --device {wanted}"))
