@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
-from benchmark_machine import described
 from race import Race
 from result import Result
 from table import as_text
 
+from ldm_registry.costs.machine import machine
+
+PACKAGES = ("torch", "diffusers", "transformers", "pytest-benchmark")
 RESULTS = pytest.StashKey[dict[str, list[Result]]]()
 
 
@@ -20,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benchmarks of ldm_registry")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda: the cases for that device")
     group.addoption("--smoke", action="store_true", help="one turn of every case on tiny sizes: does it run?")
+    group.addoption(
+        "--poster", action="store_true", help="also decode 4096 x 4096 px: half an hour on two cores"
+    )
     group.addoption("--turns-s", type=float, default=8.0, help="seconds for the turns of a case (default 8)")
 
 
@@ -36,7 +43,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """What the figures depend on; without the name of the machine, which is nobody's business."""
     machine_info.pop("node", None)
     machine_info["ldm_registry"] = {
-        **described(torch.device(config.getoption("--device", "cpu"))),
+        **asdict(machine([torch.device(config.getoption("--device", "cpu"))])),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
         "smoke": config.getoption("--smoke", False),
     }
 
