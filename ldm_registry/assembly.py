@@ -5,10 +5,12 @@ Nothing takes memory before all four parts are known to fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from ldm_registry.build import Built, build, build_schedule
 from ldm_registry.contracts import Parts, check
@@ -16,12 +18,17 @@ from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginEr
 from ldm_registry.interfaces import Component, Conditioner, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
-from ldm_registry.spec import DenoiserSpec, PipelineSpec, StageSpec, TrainedSpec
-from ldm_registry.stage_config import config_of
+from ldm_registry.runtime.arrangement import arrange, impossible, waits_on_cpu, without_effect
+from ldm_registry.spec import DenoiserSpec, PipelineSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.stage_config import AnyStage, config_of
 from ldm_registry.travel.in_specs import located
 from ldm_registry.travel.pull import local_folder
+from ldm_registry.travel.verified import cache_root
 from ldm_registry.vocabulary import STAGES, Kind
 from ldm_registry.weights import classes_of, read_config, read_contract
+
+COMPILED = "compiled"
+"""Folder of the cache that keeps compiled code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +59,22 @@ def assemble(
 
     Raises:
         NotFoundError: A component or a checkpoint does not exist.
-        SpecError: A config is not valid.
+        SpecError: A config is not valid, or the `runtime:` of a stage asks for what cannot be had.
         ContractError: The parts do not fit together; every reason at once.
+        MissingDependencyError: A stage is to be compiled, and there is no compiler.
         IntegrityError: A checkpoint is not what its contract, its config or the lock beside the spec says.
         NetworkError: A checkpoint on the Hub was never pulled, and the Hub cannot be reached.
         PluginError: A plugin is broken.
     """
     here = located(spec)
     plan = planned(here, registry, init_seed=init_seed)
+    wanted = [
+        *((built, getattr(here, stage)) for stage, built in plan.stages.items()),
+        *((built, here.conditioners[label]) for label, built in plan.conditioners.items()),
+    ]
+    warnings = (*plan.warnings, *_checked_runtimes(spec, wanted))
     stages = {
-        stage: built.materialise(getattr(here, stage), init_seed=init_seed)
-        for stage, built in plan.stages.items()
+        stage: _made(built, getattr(here, stage), init_seed=init_seed) for stage, built in plan.stages.items()
     }
     return Pipeline(
         spec,
@@ -70,9 +82,9 @@ def assemble(
         cast(Denoiser, stages[Kind.DENOISER]),
         cast(Scheduler, stages[Kind.SCHEDULER]),
         cast(Decoder, stages[Kind.DECODER]),
-        plan.warnings,
+        warnings,
         {
-            label: cast(Conditioner, built.materialise(here.conditioners[label], init_seed=init_seed))
+            label: cast(Conditioner, _made(built, here.conditioners[label], init_seed=init_seed))
             for label, built in plan.conditioners.items()
         },
         {stage: built.contract for stage, built in plan.stages.items() if built.contract is not None},
@@ -171,6 +183,40 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
     raise NotFoundError(
         f"{folder} {serves}: no {kind} for it", hint=f"`ldm list {kind}` shows what is installed"
     )
+
+
+def _checked_runtimes(spec: PipelineSpec, wanted: Sequence[tuple[Built, AnyStage]]) -> list[str]:
+    """What the `runtime:` of some stage asks for in vain.
+
+    Raises:
+        SpecError: Some stage asks for what its component or this machine cannot do; all such wishes.
+        MissingDependencyError: A stage is to be compiled, and there is no compiler.
+    """
+    problems: list[str] = []
+    vain: list[str] = []
+    for built, stage in wanted:
+        if not isinstance(stage, SchedulerSpec):
+            problems += impossible(built.component, stage.runtime, _device(stage))
+            vain += without_effect(built.component, stage.runtime, _device(stage))
+    if problems:
+        name = spec.source.name if spec.source else "the spec"
+        raise SpecError(f"{name} cannot be run as its `runtime:` says", problems)
+    return vain
+
+
+def _made(built: Built, stage: AnyStage, *, init_seed: int | None) -> Component:
+    """A part with its weights, run as its stage says."""
+    if isinstance(stage, SchedulerSpec):
+        return built.materialise(stage, init_seed=init_seed)
+    waits = waits_on_cpu(stage.runtime, _device(stage))
+    stored = stage.model_copy(update={"device": None}) if waits else stage
+    part = built.materialise(stored, init_seed=init_seed)
+    arrange(part, stage.runtime, _device(stage), cache_root() / COMPILED)
+    return part
+
+
+def _device(stage: AnyStage) -> torch.device:
+    return torch.device(stage.device or "cpu")
 
 
 def _stages(spec: PipelineSpec, registry: Registry) -> tuple[dict[Kind, Built], list[str]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import Annotated, Self, final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ldm_registry.spec_values import MAX_SIDE, FrozenModel
 
@@ -20,7 +20,8 @@ Compile = Annotated[
 CudaGraphs = Annotated[
     bool,
     Field(
-        description="Record its kernels once for each size and replay them (CUDA graphs); needs a CUDA device"
+        description="With `compile`: record its kernels once for each size and replay them (CUDA graphs); needs a CUDA "
+        "device"
     ),
 ]
 Offload = Annotated[
@@ -40,6 +41,11 @@ class RuntimeSpec(FrozenModel):
     cuda_graphs: CudaGraphs = False
     offload: Offload = False
 
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        _check_graphs(self)
+        return self
+
 
 @final
 class CodecRuntimeSpec(FrozenModel):
@@ -53,8 +59,18 @@ class CodecRuntimeSpec(FrozenModel):
         ge=8,
         le=MAX_SIDE,
         description="Work through the image in tiles of this side in pixels, so that memory does not grow with the "
-        "image; where there is none, the whole image at once. For components that can",
+        "image; where there is none, the whole image at once. For components that can, and without `compile`",
     )
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        _check_graphs(self)
+        if self.compile and self.tile is not None:
+            raise ValueError(
+                "`compile` and `tile` exclude one another: a graph that is unrolled over all tiles of an image takes "
+                "longer to compile than to run; leave out one of the two"
+            )
+        return self
 
 
 @final
@@ -62,3 +78,13 @@ class ConditionerRuntimeSpec(FrozenModel):
     """How a conditioner is run: it runs once for a batch of images, so that there is little to gain but memory."""
 
     offload: Offload = False
+
+
+def _check_graphs(runtime: RuntimeSpec | CodecRuntimeSpec) -> None:
+    if runtime.cuda_graphs and not runtime.compile:
+        raise ValueError("`cuda_graphs` records what `compile` has made; add `compile: true`")
+    if runtime.cuda_graphs and runtime.offload:
+        raise ValueError(
+            "`cuda_graphs` and `offload` exclude one another: a graph remembers where the weights were; leave out one "
+            "of the two"
+        )

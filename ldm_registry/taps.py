@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm_registry.errors import NotFoundError, SpecError, did_you_mean
+from ldm_registry.interfaces import Component
+from ldm_registry.runtime.compiled import runs_compiled
 
 Taps = dict[str, list[Tensor]]
 """Module name to the tensors that it put out, in order of the calls; detached, not copied."""
@@ -35,11 +37,11 @@ def observe(module: nn.Module, *patterns: str) -> Iterator[Taps]:
         NotFoundError: A pattern matches nothing.
         SpecError: The module was compiled: hooks that are added after `torch.compile` record nothing.
     """
-    compiled = [name or type(module).__name__ for name, part in module.named_modules() if is_compiled(part)]
+    compiled = [name or _called(module) for name, part in module.named_modules() if is_compiled(part)]
     if compiled:
         raise SpecError(
             f"cannot observe a compiled module: {', '.join(compiled)}",
-            hint="assemble the pipeline without `compile` to record activations",
+            hint="assemble the pipeline without `compile` in the `runtime:` of that stage to record activations",
         )
     names = tap_names(module)
     for pattern in patterns:
@@ -61,8 +63,13 @@ def observe(module: nn.Module, *patterns: str) -> Iterator[Taps]:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` was applied to this very module, in place or as a wrapper."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """Whether this very module runs compiled: by `torch.compile`, in place or as a wrapper, or as its spec says."""
+    by_torch = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return by_torch or runs_compiled(module)
+
+
+def _called(module: nn.Module) -> str:
+    return f"{module.kind} {module.name!r}" if isinstance(module, Component) else type(module).__name__
 
 
 def _recorder(taps: Taps, name: str) -> Any:

@@ -505,7 +505,7 @@ STAGES_OF = st.builds(
     modify=st.lists(st.builds(ModifierSpec, use=WORD, config=CONFIGS), max_size=2).map(tuple),
     device=DEVICES,
     dtype=MAYBE_DTYPE,
-    runtime=st.builds(CodecRuntimeSpec, compile=st.booleans(), tile=st.none() | st.integers(8, 4096)),
+    runtime=st.builds(CodecRuntimeSpec, offload=st.booleans(), tile=st.none() | st.integers(8, 4096)),
 )
 SPECS = st.builds(
     PipelineSpec,
@@ -529,7 +529,7 @@ SPECS = st.builds(
         ),
         device=DEVICES,
         dtype=MAYBE_DTYPE,
-        runtime=st.builds(RuntimeSpec, cuda_graphs=st.booleans()),
+        runtime=st.builds(RuntimeSpec, compile=st.just(True), cuda_graphs=st.booleans()),
     ),
     scheduler=st.builds(SchedulerSpec, use=WORD, config=CONFIGS, schedule=st.none() | SCHEDULES_OF),
     decoder=STAGES_OF,

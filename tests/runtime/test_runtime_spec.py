@@ -28,8 +28,8 @@ def test_a_stage_is_run_plainly_unless_the_spec_says_otherwise(spec: PipelineSpe
 
 
 def test_what_a_spec_says_of_the_runtime_survives_a_dump(spec: PipelineSpec, tmp_path: Path) -> None:
-    changed = swap(spec, decoder_runtime={"compile": True, "tile": 512}, denoiser_runtime={"offload": True})
-    assert changed.decoder.runtime == CodecRuntimeSpec(compile=True, tile=512)
+    changed = swap(spec, decoder_runtime={"tile": 512}, denoiser_runtime={"offload": True})
+    assert changed.decoder.runtime == CodecRuntimeSpec(tile=512)
     text = dump_spec(changed)
     assert "runtime: {offload: true}" in text
     (tmp_path / "changed.yaml").write_text(text)
@@ -38,10 +38,10 @@ def test_what_a_spec_says_of_the_runtime_survives_a_dump(spec: PipelineSpec, tmp
 
 def test_a_child_changes_one_setting_and_null_takes_one_away(tmp_path: Path) -> None:
     (tmp_path / "parent.yaml").write_text(
-        "extends: emoji-kl-dit\ndecoder: {runtime: {compile: true, tile: 512}}\n"
+        "extends: emoji-kl-dit\ndecoder: {runtime: {offload: true, tile: 512}}\n"
     )
     (tmp_path / "child.yaml").write_text("extends: parent.yaml\ndecoder: {runtime: {tile: null}}\n")
-    assert load_spec(tmp_path / "child.yaml").decoder.runtime == CodecRuntimeSpec(compile=True)
+    assert load_spec(tmp_path / "child.yaml").decoder.runtime == CodecRuntimeSpec(offload=True)
 
 
 def test_a_stage_keeps_how_it_is_run_when_its_component_changes(spec: PipelineSpec) -> None:
@@ -56,6 +56,12 @@ def test_a_stage_keeps_how_it_is_run_when_its_component_changes(spec: PipelineSp
         ({"decoder_runtime": {"tile": 4}}, "decoder.runtime.tile: got 4; expected at least 8"),
         ({"decoder_runtime": {"compile": 1}}, "decoder.runtime.compile: got 1; expected true or false"),
         ({"decoder_runtime": {"cuda_graph": True}}, "did you mean 'cuda_graphs'?"),
+        ({"decoder_runtime": {"compile": True, "tile": 64}}, "`compile` and `tile` exclude one another"),
+        ({"decoder_runtime": {"cuda_graphs": True}}, "add `compile: true`"),
+        (
+            {"denoiser_runtime": {"compile": True, "cuda_graphs": True, "offload": True}},
+            "`cuda_graphs` and `offload` exclude one another",
+        ),
         ({"scheduler_runtime": {"compile": True}}, "scheduler_runtime: unknown key"),
     ],
 )

@@ -1,0 +1,75 @@
+"""What the `runtime:` of a stage asks for: whether this machine and the component can do it, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ldm_registry.interfaces import Component, Decoder, Encoder
+from ldm_registry.runtime.compiled import CompiledCall, keep_compiled_code, require_compiler
+from ldm_registry.runtime.entry import own_call, put_in
+from ldm_registry.runtime.offload import CudaCarrier, OffloadedCall
+from ldm_registry.spec import CodecRuntimeSpec, ConditionerRuntimeSpec, RuntimeSpec
+
+AnyRuntime = RuntimeSpec | CodecRuntimeSpec | ConditionerRuntimeSpec
+
+
+def impossible(part: Component, runtime: AnyRuntime, device: torch.device) -> Iterator[str]:
+    """What a stage asks for and cannot have, one line each.
+
+    Args:
+        part: The component, with or without memory.
+        runtime: What its stage says.
+        device: Where it is to run.
+
+    Raises:
+        MissingDependencyError: It is to be compiled, and there is no compiler.
+    """
+    name = f"{part.kind} {part.name!r}"
+    tile = getattr(runtime, "tile", None)
+    if tile is not None and not getattr(part, "tileable", False):
+        yield f"{name} cannot work in tiles: leave out `tile: {tile}`"
+    if getattr(runtime, "cuda_graphs", False) and device.type != "cuda":
+        yield f"{name} runs on {device}, which has no CUDA graphs: say `device: cuda`, or leave out `cuda_graphs`"
+    if runtime.offload and device.type not in ("cpu", "cuda"):
+        yield f"{name} runs on {device}, to which nothing can be streamed: leave out `offload`"
+    if runtime.offload and device.type == "cuda" and not torch.cuda.is_available():
+        yield f"{name} is to run on {device}, and PyTorch finds no CUDA device: `offload` has nowhere to go"
+    if getattr(runtime, "compile", False):
+        require_compiler(device)
+
+
+def without_effect(part: Component, runtime: AnyRuntime, device: torch.device) -> Iterator[str]:
+    """What a stage asks for in vain, one line each; arguments as of `impossible`."""
+    if runtime.offload and device.type == "cpu":
+        yield f"{part.kind} {part.name!r} runs on the CPU, where its weights wait anyway: `offload` changes nothing"
+
+
+def waits_on_cpu(runtime: AnyRuntime, device: torch.device) -> bool:
+    """Whether the weights belong on the CPU although the part runs elsewhere."""
+    return runtime.offload and device.type != "cpu"
+
+
+def arrange(part: Component, runtime: AnyRuntime, device: torch.device, compiled: Path) -> None:
+    """Let a part run as its stage says.
+
+    Args:
+        part: With its weights: on the CPU where `waits_on_cpu`, else where it runs. Changed in place.
+        runtime: What its stage says.
+        device: Where it runs.
+        compiled: Folder for compiled code.
+    """
+    tile: int | None = getattr(runtime, "tile", None)
+    for module in part.modules() if tile is not None else ():
+        # Around the codec there may be modifiers, each a part by itself.
+        if isinstance(module, Encoder | Decoder) and module.tileable:
+            module.tile_pixels = tile
+    call = own_call(part)
+    if getattr(runtime, "compile", False):
+        keep_compiled_code(compiled)
+        call = CompiledCall(part, cuda_graphs=getattr(runtime, "cuda_graphs", False))
+        put_in(part, call)
+    if waits_on_cpu(runtime, device):
+        put_in(part, OffloadedCall(part, call, CudaCarrier(device)))
