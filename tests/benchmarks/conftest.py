@@ -97,5 +97,7 @@ def _race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) 
     options = request.config.option
     runner = Race(benchmark, device, options.smoke, options.turns_s)
     yield runner
+    if not runner.results:
+        return
     lines = request.config.stash[RESULTS].setdefault(benchmark.group, [])
     lines.extend(Result.load(stored) for stored in runner.results)
