@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, overload
 
 import torch
 from torch import Tensor
 
+from ldm_registry.runtime.transfer import moved
 from ldm_registry.vocabulary import Scaling
 
 Generators = torch.Generator | Sequence[torch.Generator]
 """One generator for the whole batch, or one for each of its B samples."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NoiseLevel:
     """`(alpha, sigma)` of `z_t = alpha * x0 + sigma * epsilon`.
+
+    What follows from the two is worked out once: every run of a sampler visits the same levels.
 
     Attributes:
         alpha: Signal scale, float64 on the CPU, shape [] or [B].
@@ -55,15 +59,37 @@ class NoiseLevel:
         """`log(alpha**2 / sigma**2)` in nats, shape of alpha."""
         return 2.0 * (self.alpha.log() - self.sigma.log())
 
-    @property
+    @cached_property
     def std(self) -> Tensor:
         """Standard deviation of `z_t` for unit-variance data: `sqrt(alpha**2 + sigma**2)`."""
-        return torch.hypot(self.alpha, self.sigma)
+        # What is kept may outlive an inference mode, and be differentiated through elsewhere.
+        with torch.inference_mode(False):
+            return torch.hypot(self.alpha, self.sigma)
+
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether it is one level for a whole batch, rather than one for each of its samples."""
+        return self.alpha.ndim == 0
+
+    @cached_property
+    def numbers(self) -> tuple[float, float]:
+        """alpha and sigma of a single level: arithmetic with numbers takes no kernel, and waits for no device."""
+        return float(self.alpha), float(self.sigma)
+
+    @cached_property
+    def has_signal(self) -> bool:
+        """Whether alpha is above 0, for every sample of the batch."""
+        return bool((self.alpha > 0).all())
 
     def normalised(self) -> NoiseLevel:
         """The same noise-to-signal ratio with `alpha**2 + sigma**2 = 1`."""
+        return self._normalised
+
+    @cached_property
+    def _normalised(self) -> NoiseLevel:
         std = self.std
-        return NoiseLevel(self.alpha / std, self.sigma / std)
+        with torch.inference_mode(False):
+            return NoiseLevel(self.alpha / std, self.sigma / std)
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma, ready to multiply a batch.
@@ -98,7 +124,7 @@ def broadcast(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NoiseLevels(Sequence[NoiseLevel]):
     """The levels that a sampler visits, noisiest first.
 
@@ -123,7 +149,11 @@ class NoiseLevels(Sequence[NoiseLevel]):
     def __getitem__(self, index: int | slice) -> NoiseLevel | NoiseLevels:
         if isinstance(index, slice):
             return NoiseLevels(self.alpha[index], self.sigma[index])
-        return NoiseLevel(self.alpha[index], self.sigma[index])
+        return self._each[index]
+
+    @cached_property
+    def _each(self) -> tuple[NoiseLevel, ...]:
+        return tuple(map(NoiseLevel, self.alpha.unbind(), self.sigma.unbind()))
 
     @property
     def log_snr(self) -> Tensor:
@@ -154,18 +184,18 @@ def randn(
         device: Of the result.
         dtype: Of the result.
     """
-    if generator is None or isinstance(generator, torch.Generator):
-        at = generator.device if generator is not None else "cpu"
-        noise = torch.randn(tuple(shape), generator=generator, device=at, dtype=torch.float32)
-    else:
+    if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(
                 f"got {len(generator)} generators for a batch of {shape[0]}; give one for each sample"
             )
-        noise = torch.stack(
-            [
-                torch.randn(tuple(shape[1:]), generator=one, device=one.device, dtype=torch.float32)
-                for one in generator
-            ]
-        )
-    return noise.to(device, dtype)
+        draws = [_drawn((1, *shape[1:]), one) for one in generator]
+        noise = draws[0] if len(draws) == 1 else torch.cat(draws)
+    else:
+        noise = _drawn(shape, generator)
+    return moved(noise, torch.device(device), dtype)
+
+
+def _drawn(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    device = "cpu" if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from ldm_registry.conditioning import Values, condition_of, negative_of
 from ldm_registry.contracts import Contract
 from ldm_registry.errors import SpecError
-from ldm_registry.guidance import guided
+from ldm_registry.guidance import Guidance
 from ldm_registry.interfaces import (
     Condition,
     Conditioner,
@@ -198,8 +200,8 @@ class Pipeline:
         noise = randn((n, *self.latent_shape), generators, device=device, dtype=state_dtype)
         z = levels.prior(noise)
         yield Started(seeds, levels, z)
-        conditions = self._conditions(condition, n, offset)
-        calls = _Calls(self.denoiser, conditions, self.spec.guidance.scale, clock)
+        given, null = self._conditions(condition, n, offset)
+        calls = _Calls(Guidance.of(self.denoiser, given, self.spec.guidance.scale, null), dtype, clock)
         begin = clock.now_ms()
         for step in self.scheduler.trajectory(calls, z, generators):
             end = clock.now_ms()
@@ -246,7 +248,7 @@ def placement(
         module: The component.
         default: (device, dtype) when it has none.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
+    for tensor in chain(module.parameters(), module.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return default
@@ -260,26 +262,22 @@ def _at_least_one(n: int) -> None:
 class _Calls:
     """The `denoise` that a sampler is handed; keeps a record of each call until it is drained."""
 
-    def __init__(
-        self, denoiser: Denoiser, conditions: tuple[Condition, Condition], scale: float, clock: _Clock
-    ) -> None:
-        self._denoiser, self._scale, self._clock = denoiser, scale, clock
-        self._condition, self._null = conditions
-        self._dtype = placement(denoiser)[1]
+    def __init__(self, guidance: Guidance, dtype: torch.dtype, clock: _Clock) -> None:
+        self._guidance, self._dtype, self._clock = guidance, dtype, clock
+        self._prediction = guidance.denoiser.prediction
         self._made = 0
         self._events: list[DenoiserCalled] = []
 
-    @torch.no_grad()
     def __call__(self, z: Tensor, level: NoiseLevel) -> Denoised:
         begin = self._clock.now_ms()
         normalised = level.normalised()
-        seen = z / broadcast(level.std, z)
-        output = guided(
-            self._denoiser, seen.to(self._dtype), normalised, self._condition, self._scale, self._null
-        )
-        prediction = output.prediction.to(z.dtype)
-        x0 = to_x0(self._denoiser.prediction, prediction, seen, normalised)
-        variance = None if output.variance is None else output.variance.to(z.dtype)
+        # Under inference mode, as in `sample`, there is nothing to switch off: that costs as much as two small kernels.
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            seen = z / (float(level.std) if level.is_single else broadcast(level.std, z))
+            output = self._guidance(_in(seen, self._dtype), normalised)
+            prediction = _in(output.prediction, z.dtype)
+            x0 = to_x0(self._prediction, prediction, seen, normalised)
+            variance = None if output.variance is None else _in(output.variance, z.dtype)
         elapsed = self._clock.now_ms() - begin
         self._events.append(DenoiserCalled(self._made, level, seen, prediction, x0, elapsed))
         self._made += 1
@@ -288,6 +286,11 @@ class _Calls:
     def drain(self) -> Iterator[DenoiserCalled]:
         events, self._events = self._events, []
         yield from events
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Even a conversion that changes nothing costs as much as a small kernel.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 class _Clock:

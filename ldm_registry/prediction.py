@@ -16,6 +16,7 @@ prediction p            definition                 x0
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ldm_registry.errors import ContractError
@@ -35,25 +36,27 @@ def to_x0(prediction: Prediction, output: Tensor, z: Tensor, level: NoiseLevel) 
     Raises:
         ContractError: `epsilon` at a level without signal (alpha = 0), where x0 cannot be told.
     """
-    alpha, sigma = level.scales(z)
+    if prediction is Prediction.X0:
+        return output
+    alpha, sigma = level.numbers if level.is_single else level.scales(z)
     match prediction:
-        case Prediction.X0:
-            return output
         case Prediction.EPSILON:
-            if not bool((level.alpha > 0).all()):
+            if not level.has_signal:
                 raise ContractError(
                     "an epsilon prediction gives no clean estimate at a level without signal (alpha = 0)",
                     hint="use a schedule whose noisiest level keeps some signal, or a v-prediction denoiser",
                 )
-            return (z - sigma * output) / alpha
+            return _plus(z, -sigma, output) / alpha
         case Prediction.V:
-            return (alpha * z - sigma * output) / (alpha**2 + sigma**2)
+            power = alpha**2 + sigma**2
+            return _plus(alpha / power * z, -sigma / power, output)
         case Prediction.VELOCITY:
-            return (z - sigma * output) / (alpha + sigma)
+            return _plus(z, -sigma, output) / (alpha + sigma)
         case Prediction.REVERSE_VELOCITY:
-            return (z + sigma * output) / (alpha + sigma)
+            return _plus(z, sigma, output) / (alpha + sigma)
         case Prediction.F:
-            return (alpha * z + sigma * output) / (alpha**2 + sigma**2)
+            power = alpha**2 + sigma**2
+            return _plus(alpha / power * z, sigma / power, output)
 
 
 def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLevel) -> Tensor:
@@ -84,5 +87,10 @@ def from_x0(prediction: Prediction, x0: Tensor, epsilon: Tensor, level: NoiseLev
 
 def to_epsilon(x0: Tensor, z: Tensor, level: NoiseLevel) -> Tensor:
     """The noise that goes with a clean estimate: `(z - alpha * x0) / sigma`."""
-    alpha, sigma = level.scales(z)
-    return (z - alpha * x0) / sigma
+    alpha, sigma = level.numbers if level.is_single else level.scales(z)
+    return _plus(z, -alpha, x0) / sigma
+
+
+def _plus(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
+    """`x + factor * y`, in one kernel where the factor is a number."""
+    return torch.add(x, y, alpha=factor) if isinstance(factor, float) else x + factor * y

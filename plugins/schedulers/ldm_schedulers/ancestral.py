@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, Step, randn
@@ -68,13 +69,19 @@ class Move:
             std: At most `next_sigma`.
         """
         gain = math.sqrt(max(0.0, self.next_sigma**2 - std**2)) / self.sigma
-        return gain * z + (self.next_alpha - gain * self.alpha) * x0
+        return torch.add(gain * z, x0, alpha=self.next_alpha - gain * self.alpha)
 
 
 def moves(levels: NoiseLevels) -> list[Move]:
     """The N moves between N + 1 levels: numbers, so that no step waits for a device."""
     pairs = zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
     return [Move(*before, *after) for before, after in pairwise(pairs)]
+
+
+def noised(z: Tensor, std: float | Tensor, generator: Generators | None) -> Tensor:
+    """A state [B, C, H, W] with fresh noise of this std, which broadcasts against it."""
+    noise = randn(z.shape, generator, device=z.device, dtype=z.dtype)
+    return torch.add(z, noise, alpha=std) if isinstance(std, float) else z + std * noise
 
 
 def walk(
@@ -100,5 +107,5 @@ def walk(
         x0 = estimate(denoise, z, levels[index], config).x0
         z = move.mean(z, x0, std)
         if std > 0:
-            z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
+            z = noised(z, std, generator)
         yield Step(index, levels[index + 1], z, x0)

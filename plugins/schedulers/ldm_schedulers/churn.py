@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ldm_registry.interfaces import Generators, NoiseLevel, randn
+from ldm_registry.interfaces import Generators, NoiseLevel
 from ldm_registry.vocabulary import Scaling
+from ldm_schedulers.ancestral import noised
 from ldm_schedulers.coordinates import Point
 from ldm_schedulers.estimate import SamplerConfig
 from ldm_schedulers.tables import DOUBLE
@@ -53,5 +54,4 @@ def churned(y: Tensor, point: Point, start: Point, s_noise: float, generator: Ge
     """A state `y = z / alpha` [B, C, H, W] with the noise that raises it from one point to another (line 6)."""
     if start.time <= point.time:
         return y
-    noise = randn(y.shape, generator, device=y.device, dtype=y.dtype)
-    return y + s_noise * math.sqrt(start.time**2 - point.time**2) * noise
+    return noised(y, s_noise * math.sqrt(start.time**2 - point.time**2), generator)

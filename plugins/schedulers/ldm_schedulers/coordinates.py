@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ldm_registry.errors import ContractError
@@ -38,6 +39,10 @@ class Point:
     level: NoiseLevel
     scale: float
     time: float
+
+    def state(self, y: Tensor) -> Tensor:
+        """z of y [B, C, H, W]; y itself in exploding coordinates of a variance-exploding schedule."""
+        return y if self.scale == 1.0 else self.scale * y
 
 
 def exploding(levels: NoiseLevels, sampler: str) -> list[Point]:
@@ -81,12 +86,11 @@ def clean(denoise: Denoise, config: SamplerConfig) -> Callable[[Tensor, Point], 
     """
 
     def ask(y: Tensor, at: Point) -> Tensor:
-        return estimate(denoise, at.scale * y, at.level, config).x0
+        return estimate(denoise, at.state(y), at.level, config).x0
 
     return ask
 
 
 def euler(y: Tensor, x0: Tensor, start: Point, end: Point) -> Tensor:
     """Euler's step, in the form that ends exactly at x0 for t = 0."""
-    kept = end.time / start.time
-    return kept * y + (1.0 - kept) * x0
+    return torch.lerp(x0, y, end.time / start.time)

@@ -17,11 +17,10 @@ from ldm_registry.interfaces import (
     Scheduler,
     Step,
     Trained,
-    randn,
 )
 from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import spacing
-from ldm_schedulers.ancestral import moves
+from ldm_schedulers.ancestral import moves, noised
 from ldm_schedulers.diffusers import ddim
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32, limited
 
@@ -87,5 +86,5 @@ class DDIM(Scheduler):
             else:
                 z = move.mean(z, guess, std) + move.next_alpha * (x0 - guess)
             if std > 0:
-                z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
+                z = noised(z, std, generator)
             yield Step(index, self._levels[index + 1], z, x0)

@@ -21,11 +21,10 @@ from ldm_registry.interfaces import (
     Scheduler,
     Step,
     Trained,
-    randn,
 )
 from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import spacing
-from ldm_schedulers.ancestral import Move, moves
+from ldm_schedulers.ancestral import Move, moves, noised
 from ldm_schedulers.diffusers import ddpm
 from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
@@ -94,8 +93,7 @@ class DDPM(Scheduler):
             clean = estimate(denoise, z, self._levels[index], self.config)
             z = move.mean(z, clean.x0, move.posterior_std)
             if move.next_sigma > 0:
-                noise = randn(z.shape, generator, device=z.device, dtype=z.dtype)
-                z = z + self._std(move, clean) * noise
+                z = noised(z, self._std(move, clean), generator)
             yield Step(index, self._levels[index + 1], z, clean.x0)
 
     def _std(self, move: Move, clean: Denoised) -> float | Tensor:

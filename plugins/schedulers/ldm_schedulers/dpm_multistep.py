@@ -18,11 +18,11 @@ from ldm_registry.interfaces import (
     Scheduler,
     Step,
     Trained,
-    randn,
 )
 from ldm_registry.prediction import to_epsilon
 from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import multistep_spacing
+from ldm_schedulers.ancestral import noised
 from ldm_schedulers.diffusers import dpm_multistep
 from ldm_schedulers.estimate import at_least_float32, estimate
 from ldm_schedulers.exponential import Combination, Stride, finite_before, moments, strides
@@ -105,7 +105,7 @@ class DPMMultistep(Scheduler):
             history = [newest, *history[: self.config.solver_order - 1]]
             z = update.applied(z, history if update.of_noise else [x0, *history[1:]])
             if std > 0:
-                z = z + std * randn(z.shape, generator, device=z.device, dtype=z.dtype)
+                z = noised(z, std, generator)
             yield Step(index, self._levels[index + 1], z, x0)
 
     @classmethod

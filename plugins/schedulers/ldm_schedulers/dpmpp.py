@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal, final
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -72,11 +73,11 @@ class DPMpp2M(Scheduler):
         strides = (0.5 * self._levels.log_snr).diff().tolist()
         for index, move in enumerate(moves(self._levels)):
             x0 = estimate(denoise, z, self._levels[index], self.config).x0
-            ahead = move.next_sigma / move.sigma * z + move.next_alpha * (1.0 - move.ratio) * x0
+            z = torch.add(move.next_sigma / move.sigma * z, x0, alpha=move.next_alpha * (1.0 - move.ratio))
             if before is not None and self._second_order(index, strides):
-                difference = (strides[index] / strides[index - 1]) * (x0 - before)
-                ahead = ahead + move.next_alpha * self._weight(strides[index]) * difference
-            z, before = ahead, x0
+                slope = move.next_alpha * self._weight(strides[index]) * strides[index] / strides[index - 1]
+                z = torch.add(z, x0 - before, alpha=slope)
+            before = x0
             yield Step(index, self._levels[index + 1], z, x0)
 
     def _second_order(self, index: int, strides: list[float]) -> bool:

@@ -63,7 +63,7 @@ class EDMEuler(Scheduler):
             y = churned(y, point, start, self.config.s_noise, generator)
             x0 = clean(y, start)
             y = coordinates.euler(y, x0, start, end)
-            yield Step(index, end.level, end.scale * y, x0)
+            yield Step(index, end.level, end.state(y), x0)
 
     @classmethod
     def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:

@@ -42,8 +42,8 @@ def estimate(denoise: Denoise, z: Tensor, level: NoiseLevel, config: SamplerConf
         config: Says how to limit the estimate.
     """
     answer = denoise(z, level)
-    x0 = limited(answer.x0.to(z.dtype), config)
-    return Denoised(x0, answer.variance)
+    x0 = answer.x0 if answer.x0.dtype == z.dtype else answer.x0.to(z.dtype)
+    return Denoised(limited(x0, config), answer.variance)
 
 
 def limited(x0: Tensor, config: SamplerConfig) -> Tensor:

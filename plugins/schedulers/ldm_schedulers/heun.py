@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from ldm_registry.foreign import SchedulerReading
@@ -53,8 +54,9 @@ def trapezoid(
     ahead = coordinates.euler(y, x0, start, end)
     if end.time == 0.0:
         return ahead
-    slopes = (y - x0) / start.time + (ahead - clean(ahead, end)) / end.time
-    return y + 0.5 * (end.time - start.time) * slopes
+    half = 0.5 * (end.time - start.time)
+    y = torch.add(y, y - x0, alpha=half / start.time)
+    return torch.add(y, ahead - clean(ahead, end), alpha=half / end.time)
 
 
 def walk(points: list[Point], config: SamplerConfig, denoise: Denoise, z: Tensor) -> Iterator[Step]:
@@ -64,7 +66,7 @@ def walk(points: list[Point], config: SamplerConfig, denoise: Denoise, z: Tensor
     for index, (start, end) in enumerate(pairwise(points)):
         x0 = clean(y, start)
         y = trapezoid(y, x0, start, end, clean)
-        yield Step(index, end.level, end.scale * y, x0)
+        yield Step(index, end.level, end.state(y), x0)
 
 
 @final
@@ -184,4 +186,4 @@ class EDMHeun(Scheduler):
             end = self._points[index + 1]
             x0 = clean(y, start)
             y = trapezoid(y, x0, start, end, clean)
-            yield Step(index, end.level, end.scale * y, x0)
+            yield Step(index, end.level, end.state(y), x0)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal, final
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -65,8 +66,8 @@ class LMS(Scheduler):
             x0 = clean(y, start)
             history = [(y - x0) / start.time, *history[: self.config.order - 1]]
             for weight, slope in zip(self._weights[index], history, strict=True):
-                y = y + weight * slope
-            yield Step(index, end.level, end.scale * y, x0)
+                y = torch.add(y, slope, alpha=weight)
+            yield Step(index, end.level, end.state(y), x0)
 
     @classmethod
     def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:

@@ -128,14 +128,17 @@ class PNDM(Scheduler):
                 blend = 0.5 * (history[0] + epsilon(y + (end.time - start.time) * history[0], end))
             else:
                 blend = _multistep(history)
-            y = y + (end.time - start.time) * blend
-            yield Step(index, end.level, end.scale * y, x0)
+            y = torch.add(y, blend, alpha=end.time - start.time)
+            yield Step(index, end.level, end.state(y), x0)
 
 
 def _multistep(history: list[Tensor]) -> Tensor:
     """Adams-Bashforth over up to four predictions, newest first."""
-    weighted = [weight * past for weight, past in zip(_BLENDS[len(history)], history, strict=True)]
-    return torch.stack(weighted).sum(0)
+    newest, *older = _BLENDS[len(history)]
+    blend = newest * history[0]
+    for weight, past in zip(older, history[1:], strict=True):
+        blend = torch.add(blend, past, alpha=weight)
+    return blend
 
 
 def _runge_kutta(
