@@ -15,7 +15,7 @@ from ldm_registry.costs.part_calls import Calls, Case, Name, PartCall, part_call
 from ldm_registry.costs.part_cost import Costs, cost_of, growth
 from ldm_registry.costs.pipeline_run import measured_runs
 from ldm_registry.costs.result import Bench, Cost, PartCost, RunCost
-from ldm_registry.costs.series import QUICK, THOROUGH, Effort, Series
+from ldm_registry.costs.series import THOROUGH, Effort, Series
 from ldm_registry.costs.stopwatch import stopwatch
 from ldm_registry.costs.weights import parameters, weights_bytes
 from ldm_registry.diagnostics.left_as_found import left_as_found
@@ -44,7 +44,7 @@ def bench(
     batch: int = 1,
     sizes: Sequence[tuple[int, int]] | None = None,
     seed: int | None = None,
-    quick: bool = False,
+    effort: Effort = THOROUGH,
 ) -> Bench:
     """Measure what a pipeline costs, part by part. It is left as it was found.
 
@@ -53,7 +53,7 @@ def bench(
         batch: Images at once; growth is measured at one, two and four times as many.
         sizes: (height, width) in pixels to measure growth over; None takes half, once and twice the spec's.
         seed: Of all noise; None takes the spec's.
-        quick: Take about a quarter of the time: fewer sizes, batches and repetitions.
+        effort: How much is measured; `QUICK` takes about a third of the time.
 
     Returns:
         All figures.
@@ -61,7 +61,7 @@ def bench(
     Raises:
         LdmError: The pipeline does not run at the size of its spec.
     """
-    *_, last = benching(pipe, batch=batch, sizes=sizes, seed=seed, quick=quick)
+    *_, last = benching(pipe, batch=batch, sizes=sizes, seed=seed, effort=effort)
     assert isinstance(last, Bench)
     return last
 
@@ -73,11 +73,11 @@ def benching(
     batch: int = 1,
     sizes: Sequence[tuple[int, int]] | None = None,
     seed: int | None = None,
-    quick: bool = False,
+    effort: Effort = THOROUGH,
 ) -> Iterator[Begun | Bench]:
     """As `bench`, which drains it: says what is begun, and ends with the figures."""
     begin = time.perf_counter()
-    effort, seed = QUICK if quick else THOROUGH, pipe.spec.seed if seed is None else seed
+    seed = pipe.spec.seed if seed is None else seed
     series = Series.of(pipe, batch, sizes, effort)
     with left_as_found(pipe):
         asked = part_calls(pipe, series.asked, seed)
@@ -107,7 +107,7 @@ def benching(
         machine(watches),
         series.asked,
         seed,
-        quick,
+        effort.name,
         {str(device): watch.clock for device, watch in watches.items()},
         {str(device): watch.memory for device, watch in watches.items()},
         tuple(ceilings),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 WRITES_NOTHING = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 OVERWRITES = frozenset({"copy_", "fill_", "zero_"})
@@ -64,44 +63,62 @@ def counted(call: Callable[[], object]) -> Work:
     Args:
         call: Whatever it runs through torch counts, on any device; kernels that others bring do not.
     """
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as flops, _Traffic() as traffic:
+    counter = _Counter()
+    with counter:
         call()
-    by_operation = flops.get_flop_counts().get("Global", {})
-    convolutions = sum(count for name, count in by_operation.items() if "conv" in str(name))
-    return Work(convolutions, sum(by_operation.values()) - convolutions, traffic.moved_bytes)
+    return counter.work
 
 
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of shapes [B, heads, tokens, channels]: every query with every key, and the sum of the values."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Of [B, heads, tokens, channels]: every query with every key, and the sum of the values."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-def _distances(one: Sequence[int], other: Sequence[int], *_: Any, **__: Any) -> int:
+def _distances(one: Tensor, other: Tensor, *_: Any, **__: Any) -> int:
     """Of all pairs of [..., P, C] and [..., R, C]: as many as the matrix product that they can be written as."""
-    return 2 * math.prod(one) * other[-2]
+    return 2 * one.numel() * other.shape[-2]
 
 
-_FORMULAS = {
-    # torch knows the attention kernels of accelerators alone.
+FORMULAS: Mapping[Any, Callable[..., int]] = {
+    **flop_registry,
+    # torch itself knows the attention kernels of accelerators alone.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _attention,
     torch.ops.aten._cdist_forward: _distances,
     torch.ops.aten._euclidean_dist: _distances,
 }
+"""Floating-point operations by what torch calls; given its arguments, and its result as `out_val`."""
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructors untyped
-    """Adds up what every operation reads and writes; a view moves nothing."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructors untyped
+    """Takes every operation apart as far as torch does, and adds up what is left.
+
+    `torch.utils.flop_counter.FlopCounterMode` counts by the same formulas, at the price of importing the compiler.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self.moved_bytes = 0
+        self.work = Work()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled while this counts, so that there is no compiler to keep out."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.moved_bytes += _moved(func, list(_tensors((args, kwargs or {}))), list(_tensors(result)))
+        kwargs, packet = kwargs or {}, func.overloadpacket
+        if packet not in FORMULAS:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        flops = FORMULAS[packet](*args, **kwargs, out_val=result) if packet in FORMULAS else 0
+        is_convolution = "conv" in packet.__name__
+        moved = _moved(func, list(_tensors((args, kwargs))), list(_tensors(result)))
+        self.work += Work(flops if is_convolution else 0, 0 if is_convolution else flops, moved)
         return result
 
 

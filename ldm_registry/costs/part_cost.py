@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ldm_registry.costs.operations import counted
+from ldm_registry.costs.operations import Work, counted
 from ldm_registry.costs.part_calls import Case, Name, PartCall, refusal
 from ldm_registry.costs.repeated import Times, held, timed
 from ldm_registry.costs.result import Cost, Growth
 from ldm_registry.costs.stopwatch import stopwatch
+from ldm_registry.runtime import offload
+from ldm_registry.runtime.entry import own_calls, stand_in
 
 SLOW_MS = 2_000.0
 """A call that takes longer is timed once, after the one that counts its work."""
@@ -30,12 +32,22 @@ def cost_of(call: PartCall | str, seconds: float) -> Cost | str:
         return call
     watch, once = stopwatch(call.device), list[Times]()
     try:
-        work = counted(call.run)
+        work = _work(call)
         memory = held(lambda: once.append(timed(call.run, watch, 0.0, least=1)), watch)
         times = once[0] if once[0].median_ms > SLOW_MS else timed(call.run, watch, seconds)
     except Exception as error:  # no memory, or a size that it does not take
         return refusal(error)
     return Cost(times.over(call.shares), memory, work.times(1 / call.shares))
+
+
+def _work(call: PartCall) -> Work:
+    """Of the part's own method: what compiled code does cannot be seen, but is the same work."""
+    if stand_in(call.part) is None:
+        return counted(call.run)
+    with offload.held(call.part), own_calls(call.part):
+        work = counted(call.run)
+    call.run()  # compiled, if it was not for this size
+    return work
 
 
 def growth(costs: Costs, name: Name, cases: Sequence[Case]) -> Growth:

@@ -13,8 +13,8 @@ from ldm_registry.costs.stopwatch import Stopwatch, WallClock
 
 LEAST, MOST = 3, 200
 """Calls."""
-PATIENCE = 5.0
-"""Times the seconds that are meant for it: then fewer calls than `LEAST` have to do, though one is always made."""
+PATIENCE_S = 20.0
+"""After which fewer calls than `LEAST` have to do; one is always made."""
 MOST_AT_ONCE = 16
 """Calls that are asked for before a device's queue is waited for."""
 
@@ -83,7 +83,7 @@ def timed(call: Callable[[], object], watch: Stopwatch, seconds: float, least: i
         call: What to do; its result is thrown away.
         watch: Of the device that it runs on.
         seconds: To spend on it, roughly.
-        least: Calls, whatever they take, within `PATIENCE`.
+        least: Calls, even if they take longer, within `PATIENCE_S`.
     """
     found: list[float] = []
     begin, at_once = time.perf_counter(), 1
@@ -96,7 +96,7 @@ def timed(call: Callable[[], object], watch: Stopwatch, seconds: float, least: i
         watch.settle()
         found += [watch.elapsed_ms(*pair) for pair in marks]
         spent = time.perf_counter() - begin
-        is_enough = spent >= seconds and (len(found) >= least or spent >= PATIENCE * seconds)
+        is_enough = spent >= seconds and (len(found) >= least or spent >= PATIENCE_S)
         if is_enough or len(found) >= MOST:
             return Times.of(found)
         at_once = min(2 * at_once, MOST_AT_ONCE, MOST - len(found))

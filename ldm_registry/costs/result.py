@@ -136,7 +136,7 @@ class Bench:
         machine: Where it was measured.
         case: What was asked for.
         seed: Of all noise.
-        quick: Whether in a quarter of the time.
+        effort: `thorough` or `quick`.
         clock: What times were read from, by device.
         memory: What a peak counts, by device.
         ceilings: The best rates, one for each device and type that a part runs in.
@@ -150,7 +150,7 @@ class Bench:
     machine: Machine
     case: Case
     seed: int
-    quick: bool
+    effort: str
     clock: Mapping[str, str]
     memory: Mapping[str, str]
     ceilings: tuple[Ceiling, ...]

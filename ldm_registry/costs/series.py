@@ -15,6 +15,7 @@ class Effort:
     """How much is measured, and for how long.
 
     Attributes:
+        name: In a word.
         scales: Times each side of the spec's images.
         batches: Times the batch that was asked for.
         part_s: For the times of one part; half of it at other sizes and batches than those that were asked for.
@@ -23,6 +24,7 @@ class Effort:
         longest_run_ms: A run that is expected to take longer is left out.
     """
 
+    name: str
     scales: tuple[float, ...]
     batches: tuple[int, ...]
     part_s: float
@@ -31,8 +33,8 @@ class Effort:
     longest_run_ms: float
 
 
-THOROUGH = Effort((0.5, 1.0, 2.0), (1, 2, 4), 0.6, 1.5, 4.0, float("inf"))
-QUICK = Effort((0.5, 1.0), (1, 2), 0.15, 0.5, 1.0, 5_000.0)
+THOROUGH = Effort("thorough", (0.5, 1.0, 2.0), (1, 2, 4), 0.6, 1.5, 4.0, float("inf"))
+QUICK = Effort("quick", (0.5, 1.0), (1, 2), 0.15, 0.5, 1.0, 5_000.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def to_document(bench: Bench) -> dict[str, Any]:
         "machine": asdict(bench.machine),
         "case": asdict(bench.case),
         "seed": bench.seed,
-        "quick": bench.quick,
+        "effort": bench.effort,
         "seconds": bench.seconds,
         "clock": dict(bench.clock),
         "memory": dict(bench.memory),
