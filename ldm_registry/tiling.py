@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import final
 
 import torch
@@ -28,8 +29,8 @@ from ldm_registry.errors import SpecError
 HELD_BYTES = 4_500_000_000
 """The largest map that is held: 256 channels of 2048 x 2048 positions in float32 are 4.3e9."""
 
-LIVE = 4
-"""Tensors of the size of a tile that are alive at a time inside a residual block, measured."""
+LIVE = 2
+"""Tensors that layers have beside the one that they read: normalised and activated, or activated and convolved."""
 
 BANDS = 4
 """Bands that a row of tiles is held in, so that rows which were read for the last time are let go soon."""
@@ -186,8 +187,8 @@ class Computed(Map):
     def reading_bytes(self, region: Region) -> int:
         """What reading the source takes, or what the layers take: whichever is more."""
         needed = self._needed(region)
-        widest = max(self.source.bytes_of(needed.area), self.bytes_of(region.area))
-        return max(self.source.reading_bytes(needed), LIVE * widest)
+        read, made = self.source.bytes_of(needed.area), self.bytes_of(region.area)
+        return max(self.source.reading_bytes(needed), read + LIVE * max(read, made))
 
     def held_bytes(self) -> int:
         """Of the source."""
@@ -347,12 +348,13 @@ class Tally(Walk):
     def norm(self, norm: nn.Module, of: Map) -> Local:
         """Count one pass over all tiles."""
         _group_norm(norm)
-        self._reach(of.held_bytes() + self._reading_bytes(of))
+        self._reach(self._held_bytes(of) + self._reading_bytes(of))
         return _unchanged
 
     def hold(self, made: Map) -> Map:
         """Count what computing the map and holding it takes."""
-        return self._held(made) if made.bytes_of(made.height * made.width) <= HELD_BYTES else made
+        fits = self.tile_pixels is None or made.bytes_of(made.height * made.width) <= HELD_BYTES
+        return self._held(made) if fits else made
 
     def gathered(
         self, of: Map, gather: Callable[[Tensor], Tensor], mix: Callable[[Tensor, Tensor], Tensor]
@@ -362,19 +364,25 @@ class Tally(Walk):
 
     def write(self, made: Map) -> None:
         """Count one pass over all tiles of the last map."""
-        self._reach(made.held_bytes() + self._reading_bytes(made))
+        self._reach(self._held_bytes(made) + self._reading_bytes(made))
 
     def _held(self, made: Map, beside: int = 0) -> Held:
-        size = made.bytes_of(made.height * made.width)
+        size, before = made.bytes_of(made.height * made.width), made.held_bytes()
         rows = next(iter(self.tile_rows(made)))[0].bottom
         # What is computed takes the place of what it was computed from, one row of tiles and one band behind.
         behind = made.bytes_of(min(made.height, rows + -(-rows // BANDS)) * made.width)
-        both = max(made.held_bytes(), size) + min(behind, made.held_bytes())
+        both = 0 if self.tile_pixels is None else max(before, size) + min(behind, before)
         self._reach(both + beside + self._reading_bytes(made))
         return Held(made.channels, made.height, made.width, made.stride, made.dtype, made.device, {})
 
+    def _held_bytes(self, made: Map) -> int:
+        # Without tiles the map is the very part that is read.
+        return 0 if self.tile_pixels is None else made.held_bytes()
+
     def _reading_bytes(self, made: Map) -> int:
-        return max(made.reading_bytes(region) for row in self.tile_rows(made) for region in row)
+        # The largest halo is around the second tile of the second row, or the first where there is no third.
+        rows = islice(self.tile_rows(made), 2)
+        return max(made.reading_bytes(region) for row in rows for region in row[:2])
 
     def _reach(self, used: int) -> None:
         self.peak_bytes = max(self.peak_bytes, used)

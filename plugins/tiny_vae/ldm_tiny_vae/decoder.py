@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_tiny_vae.config import TinyVAEConfig, without_derived_keys
 from ldm_tiny_vae.networks import DecoderNetwork
 
@@ -30,6 +31,7 @@ class TinyDecoder(Decoder):
         "num_encoder_blocks": (1, 2, 0),
         "num_decoder_blocks": (2, 1, 1),
     }
+    tileable = True
     sibling_prefixes = ("encoder.",)
     diffusers_class: ClassVar[str | None] = "AutoencoderTiny"
     config: TinyVAEConfig
@@ -62,5 +64,20 @@ class TinyDecoder(Decoder):
                 [f"expected [batch, {self.latent_space.channels}, height, width]"],
                 "use the encoder and the denoiser that this decoder was trained with",
             )
-        image: Tensor = self.decoder(latent / self.config.scaling_factor + self.config.shift_factor)
+        raw = latent / self.config.scaling_factor + self.config.shift_factor
+        stride = self.latent_space.stride
+        if tiles_apply(self, raw, (raw.shape[2] * stride, raw.shape[3] * stride), self.tile_pixels):
+            return in_tiles(self, self.decoder.on_map, raw, stride=stride, tile_pixels=self.tile_pixels)
+        image: Tensor = self.decoder(raw)
         return image
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        """As in `Decoder.working_memory`; always known."""
+        stride = self.latent_space.stride
+        return working_bytes(
+            self.decoder.on_map,
+            (batch, self.latent_space.channels, height // stride, width // stride),
+            stride=stride,
+            tile_pixels=self.tile_pixels,
+            dtype=next(self.parameters()).dtype,
+        )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Encoder, Generators
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_tiny_vae.config import TinyVAEConfig, without_derived_keys
 from ldm_tiny_vae.networks import EncoderNetwork
 
@@ -32,6 +33,7 @@ class TinyEncoder(Encoder):
         "num_encoder_blocks": (1, 2, 0),
         "num_decoder_blocks": (2, 1, 1),
     }
+    tileable = True
     sibling_prefixes = ("decoder.",)
     diffusers_class: ClassVar[str | None] = "AutoencoderTiny"
     config: TinyVAEConfig
@@ -65,8 +67,22 @@ class TinyEncoder(Encoder):
             SpecError: The image has the wrong number of channels or a size that the stride does not divide.
         """
         self._check(image)
-        raw: Tensor = self.encoder(image)
+        raw: Tensor
+        if tiles_apply(self, image, (image.shape[2], image.shape[3]), self.tile_pixels):
+            raw = in_tiles(self, self.encoder.on_map, image, stride=1, tile_pixels=self.tile_pixels)
+        else:
+            raw = self.encoder(image)
         return (raw - self.config.shift_factor) * self.config.scaling_factor
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        """As in `Encoder.working_memory`; always known."""
+        return working_bytes(
+            self.encoder.on_map,
+            (batch, self.image_channels, height, width),
+            stride=1,
+            tile_pixels=self.tile_pixels,
+            dtype=next(self.parameters()).dtype,
+        )
 
     def _check(self, image: Tensor) -> None:
         stride = self.latent_space.stride

@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ldm_registry.tiling import Map, Walk
 from ldm_tiny_vae.config import TinyVAEConfig
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -24,6 +25,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 FASTER = torch.channels_last
 """Memory format of all layers, decided by what goes in: on the CPU convolutions take a sixth less time so."""
+
+UPSAMPLING_HALOS = {"bilinear": 1, "bicubic": 2}
+"""How many pixels beyond its own an interpolation looks, where that is not 0."""
 
 LATENT_BOUND = 3.0
 """Raw latents are squashed into (-3, 3) before decoding; no config key."""
@@ -63,9 +67,12 @@ class EncoderNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, in_channels, H, W] in [-1, 1] to [B, latent_channels, H / stride, W / stride]."""
-        unit = (image + 1.0) / 2.0  # The layers were trained on pixels in [0, 1].
-        out: Tensor = self.layers(unit.contiguous(memory_format=FASTER))
+        out: Tensor = self.layers(_unit(image).contiguous(memory_format=FASTER))
         return out
+
+    def on_map(self, image: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        return _on_map(self.layers, image.through(_unit, image.channels, halo=0), walk)
 
 
 @final
@@ -78,9 +85,38 @@ class DecoderNetwork(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """[B, latent_channels, h, w] to [B, out_channels, h * stride, w * stride], nominally in [-1, 1]."""
-        squashed = torch.tanh(raw / LATENT_BOUND) * LATENT_BOUND
-        out: Tensor = self.layers(squashed.contiguous(memory_format=FASTER))
+        out: Tensor = self.layers(_squashed(raw).contiguous(memory_format=FASTER))
         return out * 2.0 - 1.0
+
+    def on_map(self, raw: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        out = _on_map(self.layers, raw.through(_squashed, raw.channels, halo=0), walk)
+        return out.through(lambda part: part * 2.0 - 1.0, out.channels, halo=0)
+
+
+def _unit(image: Tensor) -> Tensor:
+    """The layers were trained on pixels in [0, 1]."""
+    return (image + 1.0) / 2.0
+
+
+def _squashed(raw: Tensor) -> Tensor:
+    return torch.tanh(raw / LATENT_BOUND) * LATENT_BOUND
+
+
+def _on_map(layers: nn.Sequential, x: Map, walk: Walk) -> Map:
+    """Walk through the layers; the maps of all levels but the finest are held, where they fit."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            down = layer.stride[0]
+            x = x.through(layer, layer.out_channels, halo=down, down=down)
+            x = walk.hold(x) if down > 1 else x
+        elif isinstance(layer, nn.Upsample):
+            assert isinstance(layer.scale_factor, float)
+            held, up = walk.hold(x), int(layer.scale_factor)
+            x = held.through(layer, held.channels, halo=UPSAMPLING_HALOS.get(layer.mode, 0), up=up)
+        else:
+            x = x.through(layer, x.channels, halo=3 if isinstance(layer, ResidualBlock) else 0)
+    return x
 
 
 def _encoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:

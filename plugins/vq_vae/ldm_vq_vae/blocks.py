@@ -7,12 +7,14 @@ spatial, else None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Iterable
+from typing import Protocol, final, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_registry.tiling import Local, Map, Walk
 from ldm_vq_vae.norms import Norms, normalise
 from ldm_vq_vae.upsampling import can_fold, upsampled_conv
 
@@ -31,6 +33,14 @@ OLD_ATTENTION_NAMES = (
     (r"(\.attentions\.\d+)\.proj_attn\.(weight|bias)$", r"\1.to_out.0.\2"),
 )
 """Names that old versions of diffusers gave the linear layers of an attention, for `re.sub`; the norm kept its own."""
+
+
+@runtime_checkable
+class Walked(Protocol):
+    """A layer that large images can be walked through."""
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """What `forward` does, on a map."""
 
 
 @final
@@ -55,8 +65,22 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """[B, in_channels, H, W] to [B, out_channels, H, W]."""
-        h = self.conv1(self.nonlinearity(normalise(self.norm1, x, code)))
-        h = self.conv2(self.nonlinearity(normalise(self.norm2, h, code)))
+        return self._both(
+            x, lambda part: normalise(self.norm1, part, code), lambda part: normalise(self.norm2, part, code)
+        )
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map; the first convolution is computed twice, because its mean and variance come first."""
+        norm1, channels = walk.norm(self.norm1, x), self.conv1.out_channels
+        norm2 = walk.norm(self.norm2, x.through(lambda part: self._first(part, norm1), channels, halo=1))
+        return walk.hold(x.through(lambda part: self._both(part, norm1, norm2), channels, halo=2))
+
+    def _first(self, x: Tensor, norm1: Local) -> Tensor:
+        h: Tensor = self.conv1(self.nonlinearity(norm1(x)))
+        return h
+
+    def _both(self, x: Tensor, norm1: Local, norm2: Local) -> Tensor:
+        h = self.conv2(self.nonlinearity(norm2(self._first(x, norm1))))
         out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
         return out
 
@@ -82,13 +106,34 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        tokens = (
-            normalise(self.get_submodule(self.norm_name), x, code).flatten(2).transpose(1, 2).unsqueeze(1)
-        )  # [B, 1 head, H * W, C]
-        mixed = functional.scaled_dot_product_attention(
-            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        tokens = _tokens(normalise(self._norm, x, code))
+        return self._mix(x, tokens, self.to_k(tokens), self.to_v(tokens))
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map: exact, every position attends to all others."""
+        norm = walk.norm(self._norm, x)
+
+        def keys_and_values(part: Tensor) -> Tensor:
+            tokens = _tokens(norm(part))
+            return torch.cat([self.to_k(tokens), self.to_v(tokens)], dim=-1)
+
+        return walk.gathered(
+            x,
+            keys_and_values,
+            lambda part, all_: self._mix(part, _tokens(norm(part)), *all_.chunk(2, dim=-1)),
         )
-        mixed = self.to_out[0](mixed).squeeze(1).transpose(1, 2)
+
+    @property
+    def _norm(self) -> nn.Module:
+        return self.get_submodule(self.norm_name)
+
+    def _mix(self, x: Tensor, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Let tokens [B, H * W, C] of `x` attend to keys and values [B, N, C]; never N numbers for each token."""
+        # SDPA takes its way without the buffer of all weights only with an axis of heads, here of one.
+        mixed = functional.scaled_dot_product_attention(
+            self.to_q(tokens).unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1)
+        )
+        mixed = self.to_out[0](mixed.squeeze(1)).transpose(1, 2)
         # The tokens are laid out as channels_last is. Put first, they decide the layout of the sum, and with it
         # of everything after it: the faster one, even where the weights and the input are not.
         out: Tensor = mixed.view(x.shape) + x
@@ -109,6 +154,10 @@ class Downsample(nn.Module):
         out: Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)))
         return out
 
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        return walk.hold(x.through(self, self.conv.out_channels, halo=2, down=2))
+
 
 @final
 class Upsample(nn.Module):
@@ -124,6 +173,10 @@ class Upsample(nn.Module):
             return upsampled_conv(x, self.conv.weight, self.conv.bias)
         out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        return walk.hold(x.through(self, self.conv.out_channels, halo=1, up=2))
 
 
 @final
@@ -156,9 +209,16 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, out_channels, H or H / 2, W or W / 2]."""
-        for block in (*_in_order(self.resnets, self.attentions), *self.downsamplers):
-            x = block(x)
+        for layer in self._layers():
+            x = layer(x)
         return x
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        return on_map(self._layers(), x, walk)
+
+    def _layers(self) -> list[nn.Module]:
+        return [*_in_order(self.resnets, self.attentions), *self.downsamplers]
 
 
 @final
@@ -197,6 +257,10 @@ class UpBlock(nn.Module):
             x = upsampler(x)
         return x
 
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map, without a code."""
+        return on_map([*_in_order(self.resnets, self.attentions), *self.upsamplers], x, walk)
+
 
 @final
 class MidBlock(nn.Module):
@@ -209,9 +273,29 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        for block in (self.resnets[0], *self.attentions, self.resnets[1]):
-            x = block(x, code)
+        for layer in self._layers():
+            x = layer(x, code)
         return x
+
+    def on_map(self, x: Map, walk: Walk) -> Map:
+        """The same on a map, without a code."""
+        return on_map(self._layers(), x, walk)
+
+    def _layers(self) -> list[nn.Module]:
+        return [self.resnets[0], *self.attentions, self.resnets[1]]
+
+
+def on_map(layers: Iterable[nn.Module], x: Map, walk: Walk) -> Map:
+    """Walk through layers that can be walked through, one after the other."""
+    for layer in layers:
+        assert isinstance(layer, Walked)
+        x = layer.on_map(x, walk)
+    return x
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, H * W, C]."""
+    return x.flatten(2).transpose(1, 2)
 
 
 def _in_order(resnets: nn.ModuleList, attentions: nn.ModuleList) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_registry.trainable import DecoderOutput
 from ldm_vq_vae.assignment import perplexity
 from ldm_vq_vae.blocks import OLD_ATTENTION_NAMES
@@ -43,6 +44,8 @@ class VQDecoder(Decoder):
         self.latent_space = config.latent_space
         self.image_channels = config.out_channels
         self.normalisation = config.normalisation
+        # A spatial norm needs the code of each tile beside the map.
+        self.tileable = config.norm_type == "group"
         decay = config.ema_decay if config.codebook == "ema" else None
         self.quantize = Codebook(config.num_vq_embeddings, config.code_channels, decay)
         self.post_quant_conv = nn.Conv2d(config.code_channels, config.latent_channels, 1)
@@ -56,6 +59,19 @@ class VQDecoder(Decoder):
         """
         raw = self.raw(latent)
         return self._pixels(self.quantize(raw).replaced.to(raw.dtype))
+
+    def working_memory(self, batch: int, height: int, width: int) -> int | None:
+        """As in `Decoder.working_memory`; None with spatial norms."""
+        if not self.tileable:
+            return None
+        stride = self.latent_space.stride
+        return working_bytes(
+            self.decoder.on_map,
+            (batch, self.config.latent_channels, height // stride, width // stride),
+            stride=stride,
+            tile_pixels=self.tile_pixels,
+            dtype=self.decoder.conv_in.weight.dtype,
+        )
 
     def decode_codes(self, codes: Int[Tensor, "b i j"]) -> Float[Tensor, "b c h w"]:
         """Decode indices into the codebook, int64 [B, h, w] in 0 ... num_vq_embeddings - 1."""
@@ -118,6 +134,10 @@ class VQDecoder(Decoder):
         self.quantize.upkeep.load(state, self.config.code_channels)
 
     def _pixels(self, code: Tensor) -> Tensor:
-        modulator = code if self.config.norm_type == "spatial" else None
-        image: Tensor = self.decoder(self.post_quant_conv(code), modulator)
+        features: Tensor = self.post_quant_conv(code)
+        stride = self.latent_space.stride
+        pixels = (features.shape[2] * stride, features.shape[3] * stride)
+        if self.tileable and tiles_apply(self, features, pixels, self.tile_pixels):
+            return in_tiles(self, self.decoder.on_map, features, stride=stride, tile_pixels=self.tile_pixels)
+        image: Tensor = self.decoder(features, code if self.config.norm_type == "spatial" else None)
         return image

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Encoder, Generators
+from ldm_registry.tiling import in_tiles, tiles_apply, working_bytes
 from ldm_registry.trainable import EncoderOutput
 from ldm_vq_vae.blocks import OLD_ATTENTION_NAMES
 from ldm_vq_vae.config import VQVAEConfig
@@ -32,6 +33,7 @@ class VQEncoder(Encoder):
     sibling_prefixes = ("decoder.", "post_quant_conv.", "quantize.")
     diffusers_class: ClassVar[str | None] = "VQModel"
     renamed_tensors = OLD_ATTENTION_NAMES
+    tileable = True
     config: VQVAEConfig
 
     def __init__(self, config: VQVAEConfig) -> None:
@@ -56,7 +58,21 @@ class VQEncoder(Encoder):
             SpecError: The image has the wrong number of channels or a size that the stride does not divide.
         """
         self._check(image)
-        return self.normalisation.normalise(self.quant_conv(self.encoder(image)))
+        if tiles_apply(self, image, (image.shape[2], image.shape[3]), self.tile_pixels):
+            features = in_tiles(self, self.encoder.on_map, image, stride=1, tile_pixels=self.tile_pixels)
+        else:
+            features = self.encoder(image)
+        return self.normalisation.normalise(self.quant_conv(features))
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        """As in `Encoder.working_memory`; always known."""
+        return working_bytes(
+            self.encoder.on_map,
+            (batch, self.image_channels, height, width),
+            stride=1,
+            tile_pixels=self.tile_pixels,
+            dtype=self.encoder.conv_in.weight.dtype,
+        )
 
     def forward(self, image: Tensor, generator: Generators | None = None) -> EncoderOutput:
         """The training view of `encode`; the losses of quantisation are the decoder's."""

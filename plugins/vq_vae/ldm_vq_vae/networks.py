@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock
+from ldm_registry.tiling import Map, Walk
+from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock, on_map
 from ldm_vq_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, VQVAEConfig
 from ldm_vq_vae.norms import Norms, normalise
 
@@ -47,11 +48,19 @@ class EncoderNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, latent_channels, H / stride, W / stride]."""
         h = self.conv_in(image.contiguous(memory_format=FASTER))
-        for block in self.down_blocks:
+        for block in (*self.down_blocks, self.mid_block):
             h = block(h)
-        h = self.mid_block(h)
         out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
         return out
+
+    def on_map(self, image: Map, walk: Walk) -> Map:
+        """The same on a map."""
+        h = walk.hold(image.through(self.conv_in, self.conv_in.out_channels, halo=1))
+        h = on_map((*self.down_blocks, self.mid_block), h, walk)
+        norm = walk.norm(self.conv_norm_out, h)
+        return h.through(
+            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+        )
 
 
 @final
@@ -90,8 +99,17 @@ class DecoderNetwork(nn.Module):
         Returns:
             [B, out_channels, h * stride, w * stride].
         """
-        h = self.mid_block(self.conv_in(features.contiguous(memory_format=FASTER)), code)
-        for block in self.up_blocks:
+        h = self.conv_in(features.contiguous(memory_format=FASTER))
+        for block in (self.mid_block, *self.up_blocks):
             h = block(h, code)
         out: Tensor = self.conv_out(self.conv_act(normalise(self.conv_norm_out, h, code)))
         return out
+
+    def on_map(self, features: Map, walk: Walk) -> Map:
+        """The same on a map, with plain norms."""
+        h = walk.hold(features.through(self.conv_in, self.conv_in.out_channels, halo=1))
+        h = on_map((self.mid_block, *self.up_blocks), h, walk)
+        norm = walk.norm(self.conv_norm_out, h)
+        return h.through(
+            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+        )
