@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -204,10 +204,23 @@ class Trained:
     prediction: Prediction
     schedule: NoiseSchedule
     time_scale: float = 1.0
+    _known: dict[tuple[float, float], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def network_time(self, level: NoiseLevel) -> Tensor:
-        """The number that the network's time embedding takes, float64 on the CPU, shape of the level."""
-        return self.time_scale * self.schedule.time(level)
+        """The number that the network's time embedding takes, float64 on the CPU, shape of the level.
+
+        That of a single level is kept: every run of a sampler visits the same ones, and to look one up in the table of
+        a discrete schedule takes as long as a small network.
+        """
+        if not level.is_single:
+            return self.time_scale * self.schedule.time(level)
+        if level.numbers not in self._known:
+            # What is kept may outlive an inference mode, and be differentiated through elsewhere.
+            with torch.inference_mode(False):
+                self._known[level.numbers] = self.time_scale * self.schedule.time(level)
+        return self._known[level.numbers]
 
 
 class Encoder(Component):
