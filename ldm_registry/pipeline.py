@@ -32,8 +32,13 @@ from ldm_registry.interfaces import (
     randn,
 )
 from ldm_registry.prediction import to_x0
+from ldm_registry.runtime.offload import held, prefetch, running_device
+from ldm_registry.runtime.transfer import moved
 from ldm_registry.spec import PipelineSpec
 from ldm_registry.vocabulary import Kind
+
+STEPS_AHEAD = 3
+"""Steps before the last one at which an offloaded decoder starts to come in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,8 @@ class Pipeline:
         first = (self.spec.seed if seed is None else seed) + offset
         seeds = tuple(range(first, first + n))
         generators = [torch.Generator().manual_seed(one) for one in seeds]
+        conditioners = self.conditioners.values()
+        prefetch(*conditioners)
         device, dtype = placement(self.denoiser)
         clock = _Clock(device if synchronise else None)
         levels = self.scheduler.levels()
@@ -200,27 +207,32 @@ class Pipeline:
         noise = randn((n, *self.latent_shape), generators, device=device, dtype=state_dtype)
         z = levels.prior(noise)
         yield Started(seeds, levels, z)
-        given, null = self._conditions(condition, n, offset)
+        prefetch(self.denoiser)
+        with held(*conditioners):
+            given, null = self._conditions(condition, n, offset)
         calls = _Calls(Guidance.of(self.denoiser, given, self.spec.guidance.scale, null), dtype, clock)
         begin = clock.now_ms()
-        for step in self.scheduler.trajectory(calls, z, generators):
-            end = clock.now_ms()
-            yield from calls.drain()
-            yield Stepped(step.index, step.level, step.z, step.x0, end - begin)
-            z, begin = step.z, clock.now_ms()
+        with held(self.denoiser):
+            for step in self.scheduler.trajectory(calls, z, generators):
+                end = clock.now_ms()
+                if step.index >= len(levels) - 1 - STEPS_AHEAD:
+                    prefetch(self.decoder)
+                yield from calls.drain()
+                yield Stepped(step.index, step.level, step.z, step.x0, end - begin)
+                z, begin = step.z, clock.now_ms()
         decoder_device, decoder_dtype = placement(self.decoder, default=(device, state_dtype))
         begin = clock.now_ms()
         with torch.no_grad():
-            image = self.decoder.decode(z.to(decoder_device, decoder_dtype))
+            image = self.decoder.decode(moved(z, decoder_device, decoder_dtype))
         yield Decoded(z, image, clock.now_ms() - begin)
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Encode and decode images [B, C, H, W] in [-1, 1]: the codec's round trip, float32 on the CPU."""
         device, dtype = placement(self.encoder, default=(torch.device("cpu"), images.dtype))
-        latent = self.encoder.encode(images.to(device, dtype))
+        latent = self.encoder.encode(moved(images, device, dtype))
         device, dtype = placement(self.decoder, default=(latent.device, latent.dtype))
-        return self.decoder.decode(latent.to(device, dtype)).float().clamp(-1, 1).cpu()
+        return self.decoder.decode(moved(latent, device, dtype)).float().clamp(-1, 1).cpu()
 
     def _conditions(self, given: Values | None, n: int, offset: int) -> tuple[Condition, Condition]:
         """The condition of a batch, and what stands for none as far as the denoiser does not know it itself."""
@@ -234,7 +246,7 @@ class Pipeline:
         """Where the denoiser is, and in its floating-point type."""
         device, dtype = placement(self.denoiser)
         return {
-            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+            name: moved(value, device, dtype if value.is_floating_point() else None)
             for name, value in condition.items()
         }
 
@@ -242,7 +254,7 @@ class Pipeline:
 def placement(
     module: nn.Module, default: tuple[torch.device, torch.dtype] = (torch.device("cpu"), torch.float32)
 ) -> tuple[torch.device, torch.dtype]:
-    """Device and floating-point dtype of a component; the default for one that has no tensors.
+    """Device and floating-point dtype in which a component runs; the default for one that has no tensors.
 
     Args:
         module: The component.
@@ -250,7 +262,7 @@ def placement(
     """
     for tensor in chain(module.parameters(), module.buffers()):
         if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
+            return running_device(module) or tensor.device, tensor.dtype
     return default
 
 

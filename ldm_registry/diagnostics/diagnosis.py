@@ -24,6 +24,7 @@ from ldm_registry.diagnostics.verdict import weigh
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Component
 from ldm_registry.pipeline import Pipeline, placement
+from ldm_registry.runtime.compiled import runs_compiled
 from ldm_registry.vocabulary import STAGES, Kind
 
 IMAGES, IMAGES_QUICK = 48, 24
@@ -122,7 +123,7 @@ def diagnosing(
         with left_as_found(pipe):
             measurements.append(run())
     substitution: Substitution | None = None
-    warnings = list(pipe.warnings)
+    warnings = [*pipe.warnings, *_run_otherwise(pipe)]
     if only is None:
         yield Begun("every subset of the stages replaced", len(tests), count)
         with left_as_found(pipe):
@@ -221,6 +222,16 @@ def _condition_of_images(pipe: Pipeline, count: int, labels: Tensor | None) -> M
 def _part(pipe: Pipeline, kind: Kind) -> Component:
     part: Component = getattr(pipe, kind.value)
     return part
+
+
+def _run_otherwise(pipe: Pipeline) -> list[str]:
+    """Which parts run compiled, and are diagnosed as they are without."""
+    parts = [_part(pipe, kind) for kind in STAGES]
+    return [
+        f"{part.kind} {part.name!r} is diagnosed uncompiled: nothing can be observed in what `compile` makes of it"
+        for part in parts
+        if runs_compiled(part)
+    ]
 
 
 def _placed(pipe: Pipeline, kind: Kind) -> str:

@@ -114,24 +114,22 @@ class OffloadedCall:
     def held(self) -> Iterator[None]:
         """The weights are on the device for the length of the block."""
         self.prefetch()
+        if self._coming is not None:
+            self._arrive(self._coming)
         self._holders += 1
         try:
-            if self._coming is not None:
-                self._arrive(self._coming)
             yield
         finally:
             self._holders -= 1
             if not self._holders:
-                self.drop()
+                self._drop()
 
-    def drop(self) -> None:
-        """Give the memory on the device back, unless the weights are held."""
-        if self._holders:
-            return
+    def _drop(self) -> None:
+        """Give the memory on the device back."""
         with torch.inference_mode(False):
-            for tensor, waiting in zip(self._tensors(), self._waiting, strict=False):
+            for tensor, waiting in zip(self._tensors(), self._waiting, strict=True):
                 tensor.data = waiting
-        self._coming, self._waiting = None, []
+        self._waiting = []
 
     def _arrive(self, copies: list[Tensor]) -> None:
         self._carrier.arrive(copies)
@@ -169,11 +167,3 @@ def held(*parts: nn.Module) -> Iterator[None]:
             if isinstance(call, OffloadedCall):
                 stack.enter_context(call.held())
         yield
-
-
-def drop(*parts: nn.Module) -> None:
-    """Give back what was fetched ahead for parts that were never run; those that are held stay."""
-    for part in parts:
-        call = stand_in(part)
-        if isinstance(call, OffloadedCall):
-            call.drop()

@@ -11,8 +11,9 @@ from toy_pipelines import toy
 
 from ldm_registry.errors import SpecError
 from ldm_registry.interfaces import Decoder
+from ldm_registry.pipeline import Stepped, placement
 from ldm_registry.runtime.entry import own_call, put_in
-from ldm_registry.runtime.offload import Carrier, OffloadedCall, drop, held, prefetch
+from ldm_registry.runtime.offload import Carrier, OffloadedCall, held, prefetch
 
 LATENT = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
 
@@ -21,23 +22,24 @@ LATENT = torch.linspace(-1, 1, 64).view(1, 4, 4, 4)
 class Rehearsal(Carrier):
     """Carries from one place of the CPU's memory to another, and tells what it did."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: list[str] | None = None, name: str = "") -> None:
         self.device = torch.device("cpu")
-        self.log: list[str] = []
+        self.log = [] if log is None else log
+        self.name = name
         self.there: set[int] = set()
 
     def waiting(self, tensor: Tensor) -> Tensor:
         return tensor.clone()
 
     def start(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        self.log.append("start")
+        self.log.append(f"{self.name} start".strip())
         copies = [tensor.clone() for tensor in tensors]
         self.there = {copy.data_ptr() for copy in copies}
         return copies
 
     def arrive(self, copies: Sequence[Tensor]) -> None:
         assert {copy.data_ptr() for copy in copies} == self.there
-        self.log.append("arrive")
+        self.log.append(f"{self.name} arrive".strip())
 
 
 @pytest.fixture
@@ -92,13 +94,6 @@ def test_a_prefetch_starts_once_and_does_not_wait(decoder: Decoder, carrier: Reh
     assert carrier.log == ["start", "arrive", "there"]
 
 
-def test_a_prefetch_that_nobody_wanted_can_be_dropped(decoder: Decoder, carrier: Rehearsal) -> None:
-    prefetch(decoder)
-    drop(decoder)
-    decoder.decode(LATENT)
-    assert carrier.log == ["start", "start", "arrive", "there"]
-
-
 def test_an_error_of_the_part_leaves_its_weights_waiting(decoder: Decoder, carrier: Rehearsal) -> None:
     waiting = weights(decoder)
     with pytest.raises(RuntimeError, match="channels"):
@@ -127,6 +122,33 @@ def test_inside_inference_mode_weights_stay_ordinary_tensors(decoder: Decoder) -
     assert not any(parameter.is_inference() for parameter in decoder.parameters())
     with held(decoder):
         assert not any(parameter.is_inference() for parameter in decoder.parameters())
+
+
+def test_in_a_run_each_stage_is_fetched_once_and_the_decoder_before_its_turn() -> None:
+    pipe, log = toy(scheduler_config={"steps": 6}), list[str]()
+    for kind in ("denoiser", "decoder"):
+        part = getattr(pipe, kind)
+        put_in(part, OffloadedCall(part, own_call(part), Rehearsal(log, kind)))
+    waiting = weights(pipe.decoder)
+    for event in pipe.trace(2):
+        log.append(type(event).__name__)
+        if isinstance(event, Stepped):
+            assert weights(pipe.decoder) == waiting
+    assert [word for word in log if word != "DenoiserCalled"] == [
+        *("Started", "denoiser start", "denoiser arrive"),
+        *("Stepped", "Stepped", "Stepped"),
+        *("decoder start", "Stepped", "Stepped", "Stepped"),
+        *("decoder arrive", "Decoded"),
+    ]
+    assert torch.equal(pipe.sample(2), toy(scheduler_config={"steps": 6}).sample(2))
+
+
+def test_a_part_that_waits_is_said_to_be_where_it_runs() -> None:
+    part, carrier = toy().decoder, Rehearsal()
+    carrier.device = torch.device("meta")
+    assert placement(part) == (torch.device("cpu"), torch.float32)
+    put_in(part, OffloadedCall(part, own_call(part), carrier))
+    assert placement(part) == (torch.device("meta"), torch.float32)
 
 
 def test_on_the_cpu_offload_changes_nothing_and_says_so() -> None:
