@@ -14,7 +14,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "ldm_registry"
 LAYERS = (
-    ("errors", "vocabulary", "noise", "yaml_scalars", "training.settings", "training.progress"),
+    (
+        "errors",
+        "vocabulary",
+        "noise",
+        "yaml_scalars",
+        "training.settings",
+        "training.progress",
+        "runtime",
+        "runtime.transfer",
+    ),
     (
         "interfaces",
         "prediction",
@@ -34,7 +43,6 @@ LAYERS = (
         "yaml_reader",
         "spec",
         "spec_*",
-        "runtime",
         "runtime.*",
     ),
     ("contracts", "foreign", "hub", "hub_*", "hookspecs", "trainable"),
