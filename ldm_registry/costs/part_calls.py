@@ -54,6 +54,7 @@ class PartCall:
         run: Does it, and leaves the part as it was.
         shares: Equal shares that it consists of: the steps of a sampler; 1 for anything else.
         asks: How often a sampler asks the denoiser meanwhile.
+        stated_bytes: What the part says in advance that it will take; None where it says nothing.
     """
 
     part: Component
@@ -62,6 +63,7 @@ class PartCall:
     run: Callable[[], object]
     shares: int = 1
     asks: int = 0
+    stated_bytes: int | None = None
 
 
 Name = str
@@ -145,14 +147,16 @@ def _encoder(pipe: Pipeline, case: Case, seed: int) -> PartCall:
     device, dtype = placement(pipe.encoder)
     shape = case.batch, pipe.encoder.image_channels, case.height, case.width
     images = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).mul(2).sub(1).to(device, dtype)
-    return PartCall(pipe.encoder, device, dtype, lambda: pipe.encoder.encode(images))
+    stated = pipe.encoder.working_memory(case.batch, case.height, case.width)
+    return PartCall(pipe.encoder, device, dtype, lambda: pipe.encoder.encode(images), stated_bytes=stated)
 
 
 def _decoder(pipe: Pipeline, case: Case, seed: int) -> PartCall:
     device, dtype = placement(pipe.decoder, default=placement(pipe.denoiser))
     shape = case.batch, *pipe.latent_shape
     latents = randn(shape, torch.Generator().manual_seed(seed), device=device, dtype=dtype)
-    return PartCall(pipe.decoder, device, dtype, lambda: pipe.decoder.decode(latents))
+    stated = pipe.decoder.working_memory(case.batch, case.height, case.width)
+    return PartCall(pipe.decoder, device, dtype, lambda: pipe.decoder.decode(latents), stated_bytes=stated)
 
 
 def _sampling(pipe: Pipeline, case: Case, seed: int) -> Calls:

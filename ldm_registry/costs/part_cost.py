@@ -9,6 +9,7 @@ import torch
 from ldm_registry.costs.operations import Work, counted
 from ldm_registry.costs.part_calls import Case, Name, PartCall, refusal
 from ldm_registry.costs.repeated import Times, held, timed
+from ldm_registry.costs.resident_memory import MIB
 from ldm_registry.costs.result import Cost, Growth
 from ldm_registry.costs.stopwatch import stopwatch
 from ldm_registry.runtime import offload
@@ -31,13 +32,16 @@ def cost_of(call: PartCall | str, seconds: float) -> Cost | str:
     if isinstance(call, str):
         return call
     watch, once = stopwatch(call.device), list[Times]()
+    stated_mib, free_mib = None if call.stated_bytes is None else call.stated_bytes / MIB, watch.free_mib()
+    if stated_mib is not None and free_mib is not None and stated_mib > free_mib:
+        return f"it would take {stated_mib:,.0f} MiB, of which {free_mib:,.0f} MiB are free"
     try:
         work = _work(call)
         memory = held(lambda: once.append(timed(call.run, watch, 0.0, least=1)), watch)
         times = once[0] if once[0].median_ms > SLOW_MS else timed(call.run, watch, seconds)
     except Exception as error:  # no memory, or a size that it does not take
         return refusal(error)
-    return Cost(times.over(call.shares), memory, work.times(1 / call.shares))
+    return Cost(times.over(call.shares), memory, work.times(1 / call.shares), stated_mib)
 
 
 def _work(call: PartCall) -> Work:

@@ -8,16 +8,22 @@ from pathlib import Path
 
 MIB = 2**20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_SYSTEM = Path("/proc/meminfo")
 
 
 def resident_mib() -> float | None:
     """Resident now; None where the system does not tell."""
-    return _field("VmRSS")
+    return _field(_STATUS, "VmRSS")
 
 
 def peak_resident_mib() -> float | None:
     """The most since `forget_peak`, or since the process began; None where the system does not tell."""
-    return _field("VmHWM")
+    return _field(_STATUS, "VmHWM")
+
+
+def free_mib() -> float | None:
+    """What all processes together can still have without swapping; None where the system does not tell."""
+    return _field(_SYSTEM, "MemAvailable")
 
 
 def forget_peak() -> None:
@@ -36,8 +42,8 @@ def return_freed() -> None:
         trim(0)
 
 
-def _field(name: str) -> float | None:
-    if not _STATUS.is_file():
+def _field(table: Path, name: str) -> float | None:
+    if not table.is_file():
         return None
-    found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB$", table.read_text(), re.MULTILINE)
     return int(found[1]) / 1024 if found else None

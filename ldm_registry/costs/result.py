@@ -24,11 +24,13 @@ class Cost:
         times: How long it takes.
         memory: How much it holds; None where nothing tells.
         work: What has to be done in it.
+        stated_mib: What the part said in advance that it would take; None where it says nothing.
     """
 
     times: Times
     memory: Memory | None
     work: Work
+    stated_mib: float | None = None
 
 
 Measure = Callable[[Cost], float]

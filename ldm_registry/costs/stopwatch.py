@@ -8,7 +8,7 @@ from typing import Any, final
 
 import torch
 
-from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib
+from ldm_registry.costs.resident_memory import MIB, forget_peak, free_mib, peak_resident_mib
 
 Mark = Any
 """A moment, as the stopwatch that made it understands it."""
@@ -42,6 +42,10 @@ class Stopwatch(ABC):
     def peak_mib(self) -> float | None:
         """The most memory that was held since `forget_peak`; None where nothing tells."""
 
+    def free_mib(self) -> float | None:
+        """Memory that can still be had; None where nothing tells."""
+        return None
+
 
 @final
 class WallClock(Stopwatch):
@@ -68,6 +72,10 @@ class WallClock(Stopwatch):
     def peak_mib(self) -> float | None:
         """See the base class."""
         return peak_resident_mib()
+
+    def free_mib(self) -> float | None:
+        """See the base class."""
+        return free_mib()
 
 
 @final
@@ -106,6 +114,10 @@ class DeviceEvents(Stopwatch):
     def peak_mib(self) -> float | None:
         """See the base class."""
         return float(self._cuda.max_memory_allocated(self._device)) / MIB
+
+    def free_mib(self) -> float | None:
+        """See the base class."""
+        return float(self._cuda.mem_get_info(self._device)[0]) / MIB
 
 
 def stopwatch(device: torch.device) -> Stopwatch:

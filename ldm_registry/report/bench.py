@@ -17,7 +17,7 @@ GROWING = {"flops": "FLOPs", "time": "time", "working_memory": "memory"}
 
 
 def to_document(bench: Bench) -> dict[str, Any]:
-    """Everything as a JSON document; docs/benchmarks.md says what each key means."""
+    """Everything as a JSON document; docs/bench-command.md says what each key means."""
     run = bench.run
     return {
         "spec": bench.name,
@@ -183,6 +183,7 @@ def _cost(bench: Bench, part: PartCost, cost: Cost) -> dict[str, Any]:
     return {
         "times": _times(cost.times),
         "memory": _memory(cost.memory),
+        "stated_mib": cost.stated_mib,
         **asdict(cost.work),
         **asdict(Achieved.of(cost, bench.ceiling(part))),
     }

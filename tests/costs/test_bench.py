@@ -15,6 +15,7 @@ from ldm_registry.costs import bench as bench_module
 from ldm_registry.costs.bench import Begun, bench, benching
 from ldm_registry.costs.operations import counted
 from ldm_registry.costs.part_calls import Case
+from ldm_registry.costs.resident_memory import resident_mib
 from ldm_registry.costs.result import Achieved, Bench, PartCost
 from ldm_registry.costs.weights import parameters, weights_bytes
 from ldm_registry.pipeline import Pipeline
@@ -136,6 +137,20 @@ def test_what_a_network_says_to_a_size_is_passed_on(pipe: Pipeline, monkeypatch:
     assert {why for _, why in decoder.with_pixels.refused} == {"ValueError: too large for me"}
     with pytest.raises(ValueError, match="too large for me"):
         bench(pipe, effort=HASTY)
+
+
+@pytest.mark.skipif(resident_mib() is None, reason="the system does not tell what is free")
+def test_what_would_not_fit_into_memory_by_the_parts_own_word_is_not_tried(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(pipe.encoder), "working_memory", lambda self, *case: 2**60 if case[0] > 1 else 2**20
+    )
+    encoder = part(bench(pipe, effort=HASTY), "encoder")
+    assert [(case.batch, cost.stated_mib) for case, cost in encoder.with_batch.points] == [(1, 1.0)]
+    ((case, why),) = encoder.with_batch.refused
+    assert case.batch == 3
+    assert why.startswith("it would take 1,099,511,627,776 MiB, of which ")
 
 
 def test_a_bench_leaves_the_pipeline_and_the_random_numbers_as_they_were(pipe: Pipeline) -> None:
