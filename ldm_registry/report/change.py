@@ -32,7 +32,8 @@ def changed(spec: PipelineSpec, words: Sequence[str], registry: Registry) -> Pip
     Args:
         spec: Left as it is.
         words: `STAGE=NAME`, `STAGE=CHECKPOINT`, `STAGE=NAME:CHECKPOINT`, or `STAGE.KEY=VALUE` where the key
-            is `checkpoint`, `device`, `dtype`, `schedule` (a name) or one of the component's config.
+            is `checkpoint`, `device`, `dtype`, `schedule` (a name), `runtime.` and what it is to say, or one of the
+            component's config.
         registry: What there is.
 
     Raises:
@@ -100,6 +101,8 @@ def _parse(spec: PipelineSpec, words: Sequence[str], registry: Registry) -> dict
             changes[f"{stage}_schedule"] = {"name": value}
         elif key in ("device", "dtype"):
             changes[f"{stage}_{key}"] = value
+        elif key.startswith("runtime."):
+            changes.setdefault(f"{stage}_runtime", {})[key.removeprefix("runtime.")] = _value(word, value)
         else:
             changes.setdefault(f"{stage}_config", {})[key] = _value(word, value)
     return changes

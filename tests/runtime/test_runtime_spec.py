@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from ldm_registry.errors import SpecError
+from ldm_registry.registry import Registry
+from ldm_registry.report.change import changed
 from ldm_registry.spec import CodecRuntimeSpec, PipelineSpec, RuntimeSpec, dump_spec, load_spec, swap
 
 
@@ -67,3 +69,10 @@ def test_a_stage_keeps_how_it_is_run_when_its_component_changes(spec: PipelineSp
 )
 def test_a_wrong_setting_is_named(spec: PipelineSpec, change: dict[str, Any], expected: str) -> None:
     assert expected in problems(spec, **change)
+
+
+@pytest.mark.plugins
+def test_a_swap_on_the_command_line_reaches_the_codec_itself(spec: PipelineSpec) -> None:
+    pipe = changed(spec, ["decoder.runtime.tile=64"], Registry.discover())
+    assert pipe.spec.decoder.runtime.tile == 64
+    assert (pipe.decoder.tile_pixels, pipe.encoder.tile_pixels) == (64, None)
