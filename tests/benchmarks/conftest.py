@@ -74,27 +74,25 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 
 
 @pytest.fixture
-def race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Iterator[Race]:
+def race(request: pytest.FixtureRequest, device: torch.device) -> Iterator[Race]:
     """Compares two sides, times them by turns, and writes the line of the table; for the cases of the CPU."""
     if device.type != "cpu":
         pytest.skip("a case for --device cpu")
-    yield from _race(request, benchmark, device)
+    yield from _race(request, device)
 
 
 @pytest.fixture
-def gpu_race(
-    request: pytest.FixtureRequest, benchmark: Any, device: torch.device, smoke: bool
-) -> Iterator[Race]:
+def gpu_race(request: pytest.FixtureRequest, device: torch.device, smoke: bool) -> Iterator[Race]:
     """Likewise for the cases of an accelerator; in smoke mode they run on the CPU, so that they cannot rot."""
     if device.type == "cpu" and not smoke:
         pytest.skip("a case for --device cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here: run this on a machine that has one")
-    yield from _race(request, benchmark, device)
+    yield from _race(request, device)
 
 
-def _race(request: pytest.FixtureRequest, benchmark: Any, device: torch.device) -> Iterator[Race]:
-    options = request.config.option
+def _race(request: pytest.FixtureRequest, device: torch.device) -> Iterator[Race]:
+    options, benchmark = request.config.option, request.getfixturevalue("benchmark")
     runner = Race(benchmark, device, options.smoke, options.turns_s)
     yield runner
     if not runner.results:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import networks
 import torch
-from race import Pair
+from pair import Pair
 from tiny_pipelines import diffusers, seeded
 from torch import Tensor
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 import networks
 import pytest
 import torch
-from race import Pair, Race
+from pair import Pair
+from race import Race
 
 from ldm_registry.interfaces import Decoder, Encoder
 

@@ -11,7 +11,8 @@ import networks
 import pytest
 import torch
 from network_cases import DIT, Contestants, contestants
-from race import Pair, Race
+from pair import Pair
+from race import Race
 from result import Result
 from torch.profiler import ProfilerActivity, profile, record_function
 

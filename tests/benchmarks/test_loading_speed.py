@@ -5,13 +5,15 @@ Both sides load the same folder from a warm page cache; diffusers loads the whol
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import networks
 import processes
 import pytest
 import torch
-from race import Pair, Race
+from pair import Pair
+from race import Race
 from result import Result
 from tiny_pipelines import diffusers
 
@@ -74,7 +76,8 @@ def test_in_a_warm_process(race: Race, folder: Path) -> None:
     def theirs() -> torch.Tensor:
         return diffusers().AutoencoderKL.from_pretrained(folder).decoder.conv_out.weight
 
-    race("in a warm process", Pair(ours, theirs))
+    with_accelerate = "with" if find_spec("accelerate") else "without"
+    race("in a warm process", Pair(ours, theirs), note=f"diffusers {with_accelerate} accelerate")
 
 
 def test_in_a_cold_process(race: Race, folder: Path) -> None:

@@ -11,7 +11,8 @@ import networks
 import pytest
 import torch
 from idle_network import SHAPE, idle_pipeline
-from race import MOST, Pair, Race
+from pair import Pair
+from race import MOST, Race
 from tiny_pipelines import diffusers
 
 from ldm_registry.foreign import SchedulerReading
@@ -52,7 +53,7 @@ def their_loop(scheduler: Any, steps: int, prediction: torch.Tensor) -> Callable
     """Diffusers' steps from the same noise; what is set up before the first step is not timed."""
     scheduler.set_timesteps(steps)
     scheduler.is_scale_input_called = True  # the network's input is not part of a step
-    fresh = [copy.deepcopy(scheduler) for _ in range(MOST + 2)]
+    fresh = [copy.deepcopy(scheduler) for _ in range(MOST + 1)]
 
     def loop() -> torch.Tensor:
         sampler = fresh.pop()

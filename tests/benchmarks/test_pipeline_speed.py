@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
-from race import Pair, Race
+from pair import Pair
+from race import Race
 from torch import Tensor
 
 from ldm_registry.assembly import assemble

@@ -9,7 +9,8 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from race import Pair, Race
+from pair import Pair
+from race import Race
 from result import Result
 
 pytestmark = [pytest.mark.benchmark(group="start in a fresh process"), pytest.mark.plugins]

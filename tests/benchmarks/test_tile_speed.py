@@ -80,9 +80,15 @@ def test_a_narrow_decoder(race: Race, tmp_path: Path, smoke: bool) -> None:
     )
 
 
-def test_a_poster_of_stable_diffusion(race: Race, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--poster"):
+@pytest.fixture
+def _poster(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--poster"):
         pytest.skip("4096 px take half an hour on two cores: ask for them with --poster")
+
+
+@pytest.mark.benchmark(group="decoding a poster of 4096 px in tiles, float32")
+@pytest.mark.usefixtures("_poster")
+def test_a_poster_of_stable_diffusion(race: Race, tmp_path: Path) -> None:
     networks.codec("AutoencoderKL", SD_WIDTHS).save_pretrained(tmp_path / "vae")
     images = decoded(tmp_path / "vae", (512, 1024, 2048, 4096), 512)
     lines = [Result(f"Stable Diffusion, {image.side} px: time", image.taken_s) for image in images]
