@@ -21,7 +21,7 @@ FAULTS = {
     "unit-range-input": ("emoji-kl-ideal", "encoder"),
     "reversed-velocity": ("emoji-kl-dit", "denoiser"),
     "clipped-x0": ("emoji-kl-ideal", "scheduler"),
-    "tiled-decode": ("emoji-kl-ideal", "decoder"),
+    "corrupted-decoder-weights": ("emoji-kl-ideal", "decoder"),
 }
 HIDING = """
 import json, sys
