@@ -154,7 +154,7 @@ def test_every_bundled_spec_fits_the_schema() -> None:
 
 def test_every_example_of_the_reference_can_be_read_and_fits_the_schema(page: str, tmp_path: Path) -> None:
     examples = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.yaml"
         path.write_text(example)
