@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from mmap import mmap
 from typing import final
 
 import torch
@@ -299,7 +300,7 @@ class Tiles(Walk):
         for row in self.tile_rows(made):
             top, bottom = row[0].top, row[0].bottom
             rows = -(-(bottom - top) // BANDS)
-            bands = {start: _empty(made, 1, min(rows, bottom - start)) for start in range(top, bottom, rows)}
+            bands = {start: _pages(made, min(rows, bottom - start)) for start in range(top, bottom, rows)}
             for region in row:
                 part = made.read(region)
                 for start, band in bands.items():
@@ -464,6 +465,18 @@ def working_bytes(
 def _empty(like: Map, batch: int, rows: int) -> Tensor:
     shape = (batch, like.channels, rows, like.width)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _pages(like: Map, rows: int) -> Tensor:
+    """Rows of a map [1, C, rows, W] that go back to the system when they are let go.
+
+    The heap would keep them: smaller tensors that were made in between lie behind them.
+    """
+    if like.device.type != "cpu":
+        return _empty(like, 1, rows)
+    memory = mmap(-1, like.bytes_of(rows * like.width))
+    values = torch.frombuffer(memory, dtype=like.dtype).view(1, rows, like.width, like.channels)
+    return values.permute(0, 3, 1, 2)
 
 
 def _unchanged(part: Tensor) -> Tensor:

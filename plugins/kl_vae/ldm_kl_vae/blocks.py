@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_kl_vae.in_place import activated, added
 from ldm_kl_vae.upsampling import can_fold, upsampled_conv
 from ldm_registry.tiling import Local, Map, Walk
 
@@ -80,13 +81,12 @@ class ResnetBlock(nn.Module):
         return walk.hold(x.through(lambda part: self._both(part, norm1, norm2), channels, halo=2))
 
     def _first(self, x: Tensor, norm1: Local) -> Tensor:
-        h: Tensor = self.conv1(self.nonlinearity(norm1(x)))
+        h: Tensor = self.conv1(activated(self.nonlinearity, norm1(x), self.norm1))
         return h
 
     def _both(self, x: Tensor, norm1: Local, norm2: Local) -> Tensor:
-        h = self.conv2(self.nonlinearity(norm2(self._first(x, norm1))))
-        out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
-        return out
+        h: Tensor = self.conv2(activated(self.nonlinearity, norm2(self._first(x, norm1)), self.norm2))
+        return added(x if self.conv_shortcut is None else self.conv_shortcut(x), h, self.conv2)
 
 
 @final

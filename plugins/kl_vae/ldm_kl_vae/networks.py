@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm_kl_vae.blocks import DownBlock, MidBlock, UpBlock, group_norm, on_map
 from ldm_kl_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, KLVAEConfig
+from ldm_kl_vae.in_place import activated
 from ldm_registry.tiling import Map, Walk
 
 FASTER = torch.channels_last
@@ -49,7 +50,8 @@ class EncoderNetwork(nn.Module):
         h = self.conv_in(image.contiguous(memory_format=FASTER))
         for block in (*self.down_blocks, self.mid_block):
             h = block(h)
-        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        h = activated(self.conv_act, self.conv_norm_out(h), self.conv_norm_out)
+        out: Tensor = self.conv_out(h)
         return out
 
     def on_map(self, image: Map, walk: Walk) -> Map:
@@ -58,7 +60,9 @@ class EncoderNetwork(nn.Module):
         h = on_map((*self.down_blocks, self.mid_block), h, walk)
         norm = walk.norm(self.conv_norm_out, h)
         return h.through(
-            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+            lambda part: self.conv_out(activated(self.conv_act, norm(part), self.conv_norm_out)),
+            self.conv_out.out_channels,
+            halo=1,
         )
 
 
@@ -92,7 +96,8 @@ class DecoderNetwork(nn.Module):
         h = self.conv_in(raw.contiguous(memory_format=FASTER))
         for block in (self.mid_block, *self.up_blocks):
             h = block(h)
-        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        h = activated(self.conv_act, self.conv_norm_out(h), self.conv_norm_out)
+        out: Tensor = self.conv_out(h)
         return out
 
     def on_map(self, raw: Map, walk: Walk) -> Map:
@@ -101,5 +106,7 @@ class DecoderNetwork(nn.Module):
         h = on_map((self.mid_block, *self.up_blocks), h, walk)
         norm = walk.norm(self.conv_norm_out, h)
         return h.through(
-            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+            lambda part: self.conv_out(activated(self.conv_act, norm(part), self.conv_norm_out)),
+            self.conv_out.out_channels,
+            halo=1,
         )

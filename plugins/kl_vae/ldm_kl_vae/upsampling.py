@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_kl_vae.in_place import is_unwatched
+
 # Which of two neighbouring coarse rows each of the three weights meets, for even and for odd fine rows. An even row
 # 2 i sees the coarse rows (i - 1, i, i), an odd row 2 i + 1 sees (i, i, i + 1).
 MEETS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -21,8 +23,7 @@ MEETS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 def can_fold(conv: nn.Module) -> bool:
     """Whether only the weights of a convolution matter: it is a plain one, and nobody watches or changes its call."""
-    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-    return type(conv) is nn.Conv2d and not any(hooks)
+    return type(conv) is nn.Conv2d and is_unwatched(conv)
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

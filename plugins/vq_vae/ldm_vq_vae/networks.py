@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ldm_registry.tiling import Map, Walk
 from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock, on_map
 from ldm_vq_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, VQVAEConfig
+from ldm_vq_vae.in_place import activated
 from ldm_vq_vae.norms import Norms, normalise
 
 FASTER = torch.channels_last
@@ -50,7 +51,8 @@ class EncoderNetwork(nn.Module):
         h = self.conv_in(image.contiguous(memory_format=FASTER))
         for block in (*self.down_blocks, self.mid_block):
             h = block(h)
-        out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        h = activated(self.conv_act, self.conv_norm_out(h), self.conv_norm_out)
+        out: Tensor = self.conv_out(h)
         return out
 
     def on_map(self, image: Map, walk: Walk) -> Map:
@@ -59,7 +61,9 @@ class EncoderNetwork(nn.Module):
         h = on_map((*self.down_blocks, self.mid_block), h, walk)
         norm = walk.norm(self.conv_norm_out, h)
         return h.through(
-            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+            lambda part: self.conv_out(activated(self.conv_act, norm(part), self.conv_norm_out)),
+            self.conv_out.out_channels,
+            halo=1,
         )
 
 
@@ -102,7 +106,8 @@ class DecoderNetwork(nn.Module):
         h = self.conv_in(features.contiguous(memory_format=FASTER))
         for block in (self.mid_block, *self.up_blocks):
             h = block(h, code)
-        out: Tensor = self.conv_out(self.conv_act(normalise(self.conv_norm_out, h, code)))
+        h = activated(self.conv_act, normalise(self.conv_norm_out, h, code), self.conv_norm_out)
+        out: Tensor = self.conv_out(h)
         return out
 
     def on_map(self, features: Map, walk: Walk) -> Map:
@@ -111,5 +116,7 @@ class DecoderNetwork(nn.Module):
         h = on_map((self.mid_block, *self.up_blocks), h, walk)
         norm = walk.norm(self.conv_norm_out, h)
         return h.through(
-            lambda part: self.conv_out(self.conv_act(norm(part))), self.conv_out.out_channels, halo=1
+            lambda part: self.conv_out(activated(self.conv_act, norm(part), self.conv_norm_out)),
+            self.conv_out.out_channels,
+            halo=1,
         )
