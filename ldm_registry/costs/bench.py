@@ -164,6 +164,7 @@ def _run(pipe: Pipeline, parts: Sequence[PartCost], series: Series, seed: int, e
         weights_bytes(*every),
         expected_ms,
         runs.times if runs else None,
+        runs.denoiser_ms if runs else None,
         runs.beside_ms if runs else None,
         runs.memory if runs else None,
         sum((cost.work.times(calls) for calls, cost in costs), Work()),

@@ -36,9 +36,10 @@ def cost_of(call: PartCall | str, seconds: float) -> Cost | str:
     if stated_mib is not None and free_mib is not None and stated_mib > free_mib:
         return f"it would take {stated_mib:,.0f} MiB, of which {free_mib:,.0f} MiB are free"
     try:
-        work = _work(call)
-        memory = held(lambda: once.append(timed(call.run, watch, 0.0, least=1)), watch)
-        times = once[0] if once[0].median_ms > SLOW_MS else timed(call.run, watch, seconds)
+        with offload.held(call.part):  # as for the length of a run
+            work = _work(call)
+            memory = held(lambda: once.append(timed(call.run, watch, 0.0, least=1)), watch)
+            times = once[0] if once[0].median_ms > SLOW_MS else timed(call.run, watch, seconds)
     except Exception as error:  # no memory, or a size that it does not take
         return refusal(error)
     return Cost(times.over(call.shares), memory, work.times(1 / call.shares), stated_mib)
@@ -48,7 +49,7 @@ def _work(call: PartCall) -> Work:
     """Of the part's own method: what compiled code does cannot be seen, but is the same work."""
     if stand_in(call.part) is None:
         return counted(call.run)
-    with offload.held(call.part), own_calls(call.part):
+    with own_calls(call.part):
         work = counted(call.run)
     call.run()  # compiled, if it was not for this size
     return work

@@ -19,11 +19,13 @@ class Runs:
 
     Attributes:
         times: Of a run, to images on the CPU.
+        denoiser_ms: Of a call of the denoiser in it.
         beside_ms: Of a step, beside the denoiser.
         memory: Of a run.
     """
 
     times: Times
+    denoiser_ms: Times
     beside_ms: Times
     memory: Memory | None
 
@@ -47,7 +49,9 @@ def measured_runs(pipe: Pipeline, batch: int, seed: int, watch: Stopwatch, secon
     memory = held(lambda: pipe.sample(batch, seed=seed), watch)
     times = timed(run, WallClock(), seconds)
     watch.settle()
-    return Runs(times, Times.of([_beside_ms(watch, *one) for one in done]), memory)
+    denoiser_ms = [_denoiser_ms(watch, calls) / len(calls.pairs) for calls, _ in done]
+    beside_ms = [_beside_ms(watch, *one) for one in done]
+    return Runs(times, Times.of(denoiser_ms), Times.of(beside_ms), memory)
 
 
 @torch.inference_mode()
@@ -62,6 +66,10 @@ def _sampled(pipe: Pipeline, batch: int, seed: int, watch: Stopwatch) -> list[Ma
     return marks
 
 
+def _denoiser_ms(watch: Stopwatch, calls: Watched) -> float:
+    return sum(watch.elapsed_ms(*pair) for pair in calls.pairs)
+
+
 def _beside_ms(watch: Stopwatch, calls: Watched, marks: Sequence[Mark]) -> float:
-    denoiser_ms = sum(watch.elapsed_ms(*pair) for pair in calls.pairs)
-    return max(watch.elapsed_ms(marks[0], marks[-1]) - denoiser_ms, 0.0) / (len(marks) - 1)
+    beside_ms = watch.elapsed_ms(marks[0], marks[-1]) - _denoiser_ms(watch, calls)
+    return max(beside_ms, 0.0) / (len(marks) - 1)

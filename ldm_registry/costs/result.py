@@ -11,6 +11,7 @@ from ldm_registry.costs.machine import Machine
 from ldm_registry.costs.operations import Work
 from ldm_registry.costs.part_calls import Case
 from ldm_registry.costs.repeated import Memory, Times
+from ldm_registry.vocabulary import Kind
 
 LEAST_MEMORY_MIB = 8.0
 """Less drowns in pages that come and go for other reasons."""
@@ -112,6 +113,7 @@ class RunCost:
         weights_bytes: The same.
         expected_ms: The sum of its parts, as they were measured by themselves.
         times: Of a run; None where it was left out, as it would have taken too long.
+        denoiser_ms: What a call of the denoiser takes in such a run.
         beside_ms: What a step takes beside the denoiser: scheduler, guidance, the reading of predictions.
         memory: Of a run.
         work: The sum of its parts.
@@ -123,6 +125,7 @@ class RunCost:
     weights_bytes: int
     expected_ms: float
     times: Times | None
+    denoiser_ms: Times | None
     beside_ms: Times | None
     memory: Memory | None
     work: Work
@@ -159,6 +162,12 @@ class Bench:
     parts: tuple[PartCost, ...]
     run: RunCost
     seconds: float
+
+    def share_ms(self, part: PartCost) -> float | None:
+        """What a part takes of a run: as measured in it, or by itself; None for a part that runs do without."""
+        if part.name == Kind.DENOISER and self.run.denoiser_ms is not None:
+            return part.calls * self.run.denoiser_ms.median_ms
+        return part.calls * part.cost.times.median_ms if part.cost and part.calls else None
 
     def ceiling(self, part: PartCost) -> Ceiling:
         """Of the device and type of a part."""

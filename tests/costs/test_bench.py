@@ -103,6 +103,10 @@ def test_a_run_consists_of_its_parts(found: Bench, pipe: Pipeline) -> None:
     assert found.run.times is not None
     assert found.run.beside_ms is not None
     assert 0.0 < STEPS * found.run.beside_ms.best_ms < found.run.times.high_ms
+    share_ms = found.share_ms(part(found, "denoiser"))
+    assert share_ms is not None
+    assert 0.0 < share_ms < found.run.times.high_ms
+    assert found.share_ms(part(found, "encoder")) is None
 
 
 @pytest.mark.parametrize("name", ["encoder", "denoiser", "decoder"])

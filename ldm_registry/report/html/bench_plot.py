@@ -67,9 +67,7 @@ def _placed(column: int, row: int, title: str, pieces: Iterator[Markup]) -> Mark
 def _shares(bench: Bench) -> Iterator[Markup]:
     """One bar for each part, and one for what lies between them."""
     run = bench.run
-    spent = {
-        part.name: part.calls * part.cost.times.median_ms for part in bench.parts if part.cost and part.calls
-    }
+    spent = {part.name: ms for part in bench.parts if (ms := bench.share_ms(part)) is not None}
     if run.times is not None:
         spent["the rest"] = max(run.times.median_ms - sum(spent.values()), 0.0)
     total = run.times.median_ms if run.times else run.expected_ms
