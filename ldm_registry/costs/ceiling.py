@@ -86,7 +86,7 @@ def _best_rate(problems: Iterator[Problem], watch: Stopwatch, seconds: float) ->
     try:
         for flops, solve in problems:
             solve()
-            best_ms = timed(solve, watch, 0.0, least=1).best_ms
+            best_ms = timed(solve, watch, 0.0).best_ms
             if best_ms < LONG_ENOUGH_MS:
                 best = max(best or 0.0, flops / best_ms * 1e3)
                 continue

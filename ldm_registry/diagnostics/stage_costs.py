@@ -11,6 +11,7 @@ from torch import nn
 from ldm_registry.costs.resident_memory import MIB
 from ldm_registry.costs.stopwatch import Mark, Stopwatch, stopwatch
 from ldm_registry.costs.watched import watched
+from ldm_registry.costs.weights import weights_bytes
 from ldm_registry.diagnostics.probe import affordable
 from ldm_registry.diagnostics.report import Costs, StageCost
 from ldm_registry.diagnostics.subject import Subject
@@ -91,7 +92,7 @@ def stage_costs(subject: Subject, watch_of: WatchOf = stopwatch) -> Costs:
                 ms[kind],
                 calls[kind],
                 peaks[kind] or None,
-                _weights_mib(_part(subject, kind)),
+                weights_bytes(_part(subject, kind)) / MIB,
             )
             for kind in STAGES
         ),
@@ -121,9 +122,3 @@ def _device(subject: Subject, kind: Kind) -> torch.device:
     """A sampler works where the denoiser does; a part without tensors works where its input is."""
     at = placement(subject.pipe.denoiser)[0]
     return at if kind is Kind.SCHEDULER else placement(_part(subject, kind), default=(at, torch.float32))[0]
-
-
-def _weights_mib(part: nn.Module) -> float:
-    return (
-        sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers())) / MIB
-    )

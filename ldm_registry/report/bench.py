@@ -143,13 +143,21 @@ def _notes(bench: Bench) -> Iterator[str]:
         )
     if run.times is None:
         yield "the whole run was left out, as it takes long; its time is the sum of its parts"
+    yield from _refusals(bench)
+
+
+def _refusals(bench: Bench) -> Iterator[str]:
+    """Who refuses what, and why; those that refuse the same for one reason in one line."""
+    refusing: dict[tuple[str, str], list[str]] = {}
     for part in bench.parts:
         refused = dict(part.with_pixels.refused) | dict(part.with_batch.refused)
         for why in dict.fromkeys(refused.values()):
             cases = ", ".join(
                 f"{case.batch} of {case.size} px" for case, said in refused.items() if said == why
             )
-            yield f"{part.name} refuses {cases}: {why}"
+            refusing.setdefault((cases, why), []).append(part.name)
+    for (cases, why), names in refusing.items():
+        yield f"{', '.join(names)}: no {cases}: {why}"
 
 
 def _part(bench: Bench, part: PartCost) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from ldm_registry.assembly import assemble
 from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
+from ldm_registry.costs.weights import parameters
 from ldm_registry.errors import LdmError
 from ldm_registry.pipeline import Pipeline, Stepped, placement
 from ldm_registry.report.timing import TimedRun, drain, events
@@ -82,8 +83,8 @@ def measure(spec: PipelineSpec, name: str, n: int, seed: int | None) -> tuple[Me
         spec=name,
         n=n,
         values_per_image=channels * height * width,
-        denoiser_parameters=_parameters(pipe.denoiser),
-        codec_parameters=_parameters(pipe.encoder) + _parameters(pipe.decoder),
+        denoiser_parameters=parameters(pipe.denoiser),
+        codec_parameters=parameters(pipe.encoder) + parameters(pipe.decoder),
         steps=len(run.step_ms),
         denoiser_calls=len(run.denoiser_ms),
         step_ms=statistics.median(run.step_ms),
@@ -100,10 +101,6 @@ def _warm_up(pipe: Pipeline, n: int) -> None:
     for event in pipe.trace(n):
         if isinstance(event, Stepped):
             break
-
-
-def _parameters(part: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
 
 
 def main() -> int:
