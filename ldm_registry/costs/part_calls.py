@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_registry.conditioning import encoded
+from ldm_registry.costs.resident_memory import MIB, free_mib
 from ldm_registry.costs.watched import Noted, noted
 from ldm_registry.errors import LdmError
 from ldm_registry.interfaces import Component, Conditioner, Denoised, NoiseLevel, randn
@@ -66,6 +67,8 @@ class PartCall:
     stated_bytes: int | None = None
 
 
+MAPS = 4
+"""Times its images in float32, at least, is what a network takes."""
 Name = str
 """`encoder`, `denoiser`, `scheduler`, `decoder`, or `conditioner LABEL`."""
 Calls = dict[Name, PartCall | str]
@@ -124,7 +127,13 @@ def refusal(error: Exception) -> str:
 def _misfit(pipe: Pipeline, case: Case) -> str | None:
     stride = pipe.encoder.latent_space.stride
     wrong = [side for side in (case.height, case.width) if side % stride]
-    return f"{wrong[0]} px is not a multiple of the stride {stride}" if wrong else None
+    if wrong:
+        return f"{wrong[0]} px is not a multiple of the stride {stride}"
+    images_mib = case.batch * pipe.encoder.image_channels * case.pixels * 4 / MIB
+    free = free_mib()
+    if free is not None and images_mib * MAPS > free:
+        return f"the images alone are {images_mib:,.0f} MiB, and {free:,.0f} MiB are free"
+    return None
 
 
 def _conditioners(pipe: Pipeline, case: Case) -> Iterator[tuple[str, PartCall]]:

@@ -162,6 +162,15 @@ def test_what_would_not_fit_into_memory_by_the_parts_own_word_is_not_tried(
     assert why.startswith("it would take 1,099,511,627,776 MiB, of which ")
 
 
+@pytest.mark.skipif(resident_mib() is None, reason="the system does not tell what is free")
+def test_images_that_would_not_fit_into_memory_are_never_made(pipe: Pipeline) -> None:
+    found = bench(pipe, sizes=[(16, 8), (900_000, 900_000)], effort=HASTY)
+    for one in found.parts:
+        ((case, why),) = one.with_pixels.refused
+        assert case.height == 900_000
+        assert why.startswith("the images alone are 9,269,714 MiB, and ")
+
+
 def test_a_bench_leaves_the_pipeline_and_the_random_numbers_as_they_were(pipe: Pipeline) -> None:
     pipe.denoiser.train()
     before = state(pipe)
