@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
@@ -13,13 +14,17 @@ from ldm_registry.costs.result import Achieved, Bench, Growth, PartCost
 from ldm_registry.report.html.markup import Markup, joined, tag
 from ldm_registry.report.html.scale import Axis, number
 from ldm_registry.report.html.strokes import course, dot, px, straight, text
+from ldm_registry.vocabulary import Kind
 
-WIDTH, HEIGHT = 1000, 760
+WIDTH = 1000
 PANEL = 340, 230
 """Width and height of what is inside the axes, pixels."""
 COLUMNS, ROWS = (90, 600), (100, 430)
 LEGEND = 740
-"""Below everything."""
+"""Below everything; rows of so many entries, so far apart."""
+ENTRIES, ENTRY_HEIGHT = 3, 24
+LONGEST = 13
+"""Letters of a name beside a bar."""
 ROW = 32
 """Of bars."""
 
@@ -37,12 +42,13 @@ def write_plot(bench: Bench, path: Path) -> None:
 def render_svg(bench: Bench) -> str:
     """Four diagrams: shares of a run, work against the best rates, time over pixels and over the batch."""
     case = bench.case
+    height = LEGEND + ENTRY_HEIGHT * math.ceil(len(bench.parts) / ENTRIES)
     title = f"{bench.name}: batch {case.batch} of {case.size} px on {bench.machine.processor}"
     return tag(
         "svg",
         tag("title", title),
         tag("style", Markup(_style())),
-        tag("rect", width=WIDTH, height=HEIGHT, fill="#ffffff"),
+        tag("rect", width=WIDTH, height=height, fill="#ffffff"),
         text(title, 24, 36, "start"),
         _placed(0, 0, "Time of a run, ms", _shares(bench)),
         _placed(1, 0, "Rate of work against its density", _roofs(bench)),
@@ -50,9 +56,9 @@ def render_svg(bench: Bench) -> str:
         _placed(1, 1, "Time over the batch", _grown(bench, lambda part: part.with_batch, _batch, _number)),
         _legend(bench.parts),
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        viewBox=f"0 0 {WIDTH} {height}",
         width=WIDTH,
-        height=HEIGHT,
+        height=height,
         role="img",
         class_="chart",
         font_family="system-ui, sans-serif",
@@ -77,7 +83,7 @@ def _shares(bench: Bench) -> Iterator[Markup]:
         yield text(number(value), axis.at(value), PANEL[1] + 18, "middle")
     for index, (name, ms) in enumerate(spent.items()):
         middle = ROW * (index + 0.6)
-        yield text(name, -8, middle + 4, "end")
+        yield text(_short(name), -8, middle + 4, "end")
         yield tag("rect", x=0, y=px(middle - 9), width=px(max(axis.at(ms), 1)), height=18, class_="bar")
         yield text(f"{number(ms)} ({ms / total:.0%})", axis.at(ms) + 6, middle + 4, "start")
 
@@ -96,7 +102,7 @@ def _roofs(bench: Bench) -> Iterator[Markup]:
         yield text("no floating-point operations were counted", 0, 20, "start")
         return
     x = Axis.of([*densities, 4 * max(densities)], 0, PANEL[0], log=True)
-    y = Axis.of([min(rates) / 3, *rates], PANEL[1], 0, log=True)
+    y = Axis.of([min(rates) / 3, *rates, 2 * max(rates)], PANEL[1], 0, log=True)
     yield from _frame(x, y, [number(value) for value in x.ticks], "FLOP for each byte moved", "GFLOP/s")
     for one in roofs:
         yield from _roof(one, x, y)
@@ -117,7 +123,7 @@ def _roof(ceiling: Ceiling, x: Axis, y: Axis) -> Iterator[Markup]:
     low = max(x.low, y.low / copy)
     if low < slope_end:
         yield straight(x.at(low), y.at(copy * low), x.at(slope_end), y.at(copy * slope_end), "mark")
-        yield text("copy", x.at(low) + 6, y.at(copy * low) - 8, "start")
+        yield text("copy", x.at(low) + 6, y.at(copy * low) - 14, "start")
     for (rate, name), shift in zip(rates, (-6, 15), strict=False):
         at = y.at(rate / 1e9)
         yield straight(x.at(rate / ceiling.copy_byte_s), at, PANEL[0], at, "mark")
@@ -158,17 +164,21 @@ def _frame(x: Axis, y: Axis, names: Sequence[str], about: str, unit: str) -> Ite
 
 
 def _legend(parts: Sequence[PartCost]) -> Markup:
-    width = (WIDTH - 48) / len(parts)
-    return joined(
-        piece
-        for index, part in enumerate(parts)
-        for at in (24 + width * index,)
-        for piece in (
-            course(((at, LEGEND - 4), (at + 30, LEGEND - 4)), index),
-            dot(at + 15, LEGEND - 4, index),
-            text(f"{part.name} ({part.component})", at + 38, LEGEND, "start"),
-        )
-    )
+    return joined(piece for index, part in enumerate(parts) for piece in _entry(part, index))
+
+
+def _entry(part: PartCost, index: int) -> Iterator[Markup]:
+    row, column = divmod(index, ENTRIES)
+    x, y = 24 + (WIDTH - 48) / ENTRIES * column, LEGEND + ENTRY_HEIGHT * row
+    yield course(((x, y - 4), (x + 30, y - 4)), index)
+    yield dot(x + 15, y - 4, index)
+    yield text(f"{part.name} ({part.component})", x + 38, y, "start")
+
+
+def _short(name: str) -> str:
+    """What stands beside a bar; the legend has it all."""
+    name = name.removeprefix(f"{Kind.CONDITIONER} ")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 2]}..."
 
 
 def _style() -> str:
