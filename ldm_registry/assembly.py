@@ -18,8 +18,8 @@ from ldm_registry.errors import ContractError, LdmError, NotFoundError, PluginEr
 from ldm_registry.interfaces import Component, Conditioner, Decoder, Denoiser, Encoder, Scheduler
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
-from ldm_registry.runtime.arrangement import arrange, impossible, waits_on_cpu, without_effect
-from ldm_registry.spec import DenoiserSpec, PipelineSpec, SchedulerSpec, StageSpec, TrainedSpec
+from ldm_registry.runtime.arrangement import AnyRuntime, arrange, impossible, waits_on_cpu, without_effect
+from ldm_registry.spec import DenoiserSpec, PipelineSpec, RuntimeSpec, SchedulerSpec, StageSpec, TrainedSpec
 from ldm_registry.stage_config import AnyStage, config_of
 from ldm_registry.travel.in_specs import located
 from ldm_registry.travel.pull import local_folder
@@ -188,6 +188,8 @@ def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
 def _checked_runtimes(spec: PipelineSpec, wanted: Sequence[tuple[Built, AnyStage]]) -> list[str]:
     """What the `runtime:` of some stage asks for in vain.
 
+    Nothing of it touches a device.
+
     Raises:
         SpecError: Some stage asks for what its component or this machine cannot do; all such wishes.
         MissingDependencyError: A stage is to be compiled, and there is no compiler.
@@ -195,28 +197,36 @@ def _checked_runtimes(spec: PipelineSpec, wanted: Sequence[tuple[Built, AnyStage
     problems: list[str] = []
     vain: list[str] = []
     for built, stage in wanted:
-        if not isinstance(stage, SchedulerSpec):
-            problems += impossible(built.component, stage.runtime, _device(stage))
-            vain += without_effect(built.component, stage.runtime, _device(stage))
+        problems += impossible(built.component, _runtime(stage), _device(stage))
+        vain += without_effect(built.component, _runtime(stage), _device(stage))
     if problems:
         name = spec.source.name if spec.source else "the spec"
-        raise SpecError(f"{name} cannot be run as its `runtime:` says", problems)
+        raise SpecError(f"{name} cannot be run on this machine as it says", problems)
     return vain
 
 
 def _made(built: Built, stage: AnyStage, *, init_seed: int | None) -> Component:
     """A part with its weights, run as its stage says."""
-    if isinstance(stage, SchedulerSpec):
-        return built.materialise(stage, init_seed=init_seed)
-    waits = waits_on_cpu(stage.runtime, _device(stage))
+    runtime, device = _runtime(stage), _device(stage)
+    waits = waits_on_cpu(runtime, device)
     stored = stage.model_copy(update={"device": None}) if waits else stage
     part = built.materialise(stored, init_seed=init_seed)
-    arrange(part, stage.runtime, _device(stage), cache_root() / COMPILED)
+    arrange(part, runtime, device, cache_root() / COMPILED)
     return part
 
 
+def _runtime(stage: AnyStage) -> AnyRuntime:
+    return RuntimeSpec() if isinstance(stage, SchedulerSpec) else stage.runtime
+
+
 def _device(stage: AnyStage) -> torch.device:
-    return torch.device(stage.device or "cpu")
+    try:
+        return torch.device(stage.device or "cpu")
+    except RuntimeError:
+        raise SpecError(
+            f"{stage.use!r} is to run on {stage.device!r}, which PyTorch does not know",
+            hint="a device is cpu, cuda, cuda:1, mps or another name that PyTorch has for one",
+        ) from None
 
 
 def _stages(spec: PipelineSpec, registry: Registry) -> tuple[dict[Kind, Built], list[str]]:

@@ -9,7 +9,7 @@ import torch
 
 from ldm_registry.interfaces import Component, Decoder, Encoder
 from ldm_registry.runtime.compiled import CompiledCall, keep_compiled_code, require_compiler
-from ldm_registry.runtime.entry import own_call, put_in
+from ldm_registry.runtime.entry import own_call, put_in, stand_in
 from ldm_registry.runtime.offload import CudaCarrier, OffloadedCall
 from ldm_registry.spec import CodecRuntimeSpec, ConditionerRuntimeSpec, RuntimeSpec
 
@@ -28,6 +28,8 @@ def impossible(part: Component, runtime: AnyRuntime, device: torch.device) -> It
         MissingDependencyError: It is to be compiled, and there is no compiler.
     """
     name = f"{part.kind} {part.name!r}"
+    if not is_there(device):
+        yield f"{name} is to run on {device}, which PyTorch {torch.__version__} does not find here: say `device: cpu`"
     tile = getattr(runtime, "tile", None)
     if tile is not None and not getattr(part, "tileable", False):
         yield f"{name} cannot work in tiles: leave out `tile: {tile}`"
@@ -35,10 +37,15 @@ def impossible(part: Component, runtime: AnyRuntime, device: torch.device) -> It
         yield f"{name} runs on {device}, which has no CUDA graphs: say `device: cuda`, or leave out `cuda_graphs`"
     if runtime.offload and device.type not in ("cpu", "cuda"):
         yield f"{name} runs on {device}, to which nothing can be streamed: leave out `offload`"
-    if runtime.offload and device.type == "cuda" and not torch.cuda.is_available():
-        yield f"{name} is to run on {device}, and PyTorch finds no CUDA device: `offload` has nowhere to go"
     if getattr(runtime, "compile", False):
         require_compiler(device)
+
+
+def is_there(device: torch.device) -> bool:
+    """Whether this machine has a device, as far as PyTorch can tell without using it."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()
 
 
 def without_effect(part: Component, runtime: AnyRuntime, device: torch.device) -> Iterator[str]:
@@ -66,10 +73,8 @@ def arrange(part: Component, runtime: AnyRuntime, device: torch.device, compiled
         # Around the codec there may be modifiers, each a part by itself.
         if isinstance(module, Encoder | Decoder) and module.tileable:
             module.tile_pixels = tile
-    call = own_call(part)
     if getattr(runtime, "compile", False):
         keep_compiled_code(compiled)
-        call = CompiledCall(part, cuda_graphs=getattr(runtime, "cuda_graphs", False))
-        put_in(part, call)
+        put_in(part, CompiledCall(part, cuda_graphs=getattr(runtime, "cuda_graphs", False)))
     if waits_on_cpu(runtime, device):
-        put_in(part, OffloadedCall(part, call, CudaCarrier(device)))
+        put_in(part, OffloadedCall(part, stand_in(part) or own_call(part), CudaCarrier(device)))

@@ -160,6 +160,17 @@ def test_on_the_cpu_offload_changes_nothing_and_says_so() -> None:
     assert torch.equal(pipe.sample(2), toy().sample(2))
 
 
+def test_a_device_that_is_not_there_or_has_no_such_name_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        toy(decoder_device="cuda:99", scheduler_device="cuda:99")
+    assert [problem.split(" is to run on cuda:99")[0] for problem in caught.value.problems] == [
+        "scheduler 'toy-scheduler'",
+        "decoder 'toy-codec'",
+    ]
+    with pytest.raises(SpecError, match="'gpu', which PyTorch does not know"):
+        toy(decoder_device="gpu")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_cuda_device_what_needs_one_is_refused_all_at_once() -> None:
     with pytest.raises(SpecError) as caught:
@@ -171,6 +182,6 @@ def test_without_a_cuda_device_what_needs_one_is_refused_all_at_once() -> None:
         )
     assert [problem.split(":")[0] for problem in sorted(caught.value.problems)] == [
         "decoder 'toy-codec' cannot work in tiles",
-        "denoiser 'toy-denoiser' is to run on cuda, and PyTorch finds no CUDA device",
+        f"denoiser 'toy-denoiser' is to run on cuda, which PyTorch {torch.__version__} does not find here",
         "encoder 'toy-codec' runs on cpu, which has no CUDA graphs",
     ]
