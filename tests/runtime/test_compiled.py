@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +44,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     monkeypatch.setattr(torch, "compile", fake)
     monkeypatch.setattr(compiled, "_keep_times_out_of_graphs", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
+    monkeypatch.setenv("CXX", sys.executable)
     return seen
 
 
@@ -177,6 +180,7 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_c
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 def test_compiled_numbers_are_those_of_eager_and_a_second_process_compiles_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
