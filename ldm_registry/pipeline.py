@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -163,9 +164,10 @@ class Pipeline:
         _at_least_one(n)
         images = []
         for start in range(0, n, batch or n):
-            *_, last = self.trace(
-                min(batch or n, n - start), seed=seed, condition=condition, offset=start, synchronise=False
-            )
+            count = min(batch or n, n - start)
+            events = self.trace(count, seed=seed, condition=condition, offset=start, synchronise=False)
+            # One event at a time: together they hold every state of the run.
+            (last,) = deque(events, maxlen=1)
             assert isinstance(last, Decoded)
             images.append(last.image.float().clamp(-1, 1).cpu())
         return torch.cat(images)

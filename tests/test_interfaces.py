@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import toy_plugin
 
-from ldm_registry.interfaces import NoiseLevel, NoiseLevels, broadcast, randn
+from ldm_registry.interfaces import NoiseLevel, NoiseLevels, Trained, broadcast, randn
+from ldm_registry.vocabulary import Prediction
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -68,3 +70,44 @@ def test_levels_are_a_sequence() -> None:
     assert [float(level.alpha) for level in levels] == pytest.approx([0.1, 0.9, 1.0])
     assert len(levels[1:]) == 2
     assert torch.equal(levels.log_snr.argsort(), torch.tensor([0, 1, 2]))
+
+
+def test_what_follows_from_a_level_is_worked_out_once_and_outlives_an_inference_mode() -> None:
+    levels = NoiseLevels(torch.tensor([0.3, 1.0]).double(), torch.tensor([7.0, 0.0]).double())
+    with torch.inference_mode():
+        unit = levels[0].normalised()
+    assert levels[0].normalised() is unit
+    assert levels[0].numbers == (float(levels.alpha[0]), 7.0)
+    x = torch.ones(3, requires_grad=True)
+    (levels[0].std * unit.alpha * x).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad[0]) == pytest.approx(float(levels.alpha[0]))
+
+
+def test_a_batch_of_one_draws_what_its_sample_draws_in_a_larger_batch() -> None:
+    assert torch.equal(randn((1, 3, 5), seeded(6)), randn((3, 3, 5), seeded(5, 6, 7))[1:2])
+
+
+def test_the_time_of_a_level_is_looked_up_once_and_those_of_a_batch_every_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = toy_plugin.ToySchedule(toy_plugin.ScheduleConfig())
+    trained, asked = Trained(Prediction.V, schedule, time_scale=0.5), []
+
+    def time(level: NoiseLevel) -> torch.Tensor:
+        asked.append(level)
+        return toy_plugin.ToySchedule.time(schedule, level)
+
+    monkeypatch.setattr(schedule, "time", time)
+    level = schedule.level(torch.tensor(250.0))
+    again = NoiseLevel(level.alpha.clone(), level.sigma.clone())
+    with torch.inference_mode():
+        times = [trained.network_time(one) for one in (level, level.normalised(), level, again)]
+    assert [float(one) for one in times] == pytest.approx([125.0] * 4)
+    assert not times[0].is_inference()
+    assert len(asked) <= 2
+    batch = NoiseLevel(level.alpha.repeat(2), level.sigma.repeat(2))
+    for _ in range(2):
+        asked.clear()
+        assert trained.network_time(batch).tolist() == pytest.approx([125.0] * 2)
+        assert len(asked) == 1

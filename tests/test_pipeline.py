@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,22 @@ def test_two_runs_of_one_pipeline_are_bit_equal_and_touch_no_global_state(pipe: 
     assert torch.equal(pipe.sample(2), pipe.sample(2))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.is_grad_enabled()
+
+
+def test_samples_are_made_without_holding_the_states_they_came_by(pipe: Pipeline) -> None:
+    states: list[weakref.ref[torch.Tensor]] = []
+    held = [0]
+
+    def see(_module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        held.append(sum(state() is not None for state in states))
+        states.append(weakref.ref(inputs[0]))
+
+    hook = pipe.denoiser.register_forward_pre_hook(see)
+    pipe.sample(2)
+    hook.remove()
+    assert len(states) == 5
+    # The event of the call before is the last one that was handed out.
+    assert max(held) <= 1
 
 
 def test_a_trace_does_no_more_than_is_pulled(pipe: Pipeline) -> None:

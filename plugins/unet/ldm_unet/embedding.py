@@ -83,7 +83,7 @@ class FourierFeatures(nn.Module):
             like: Gives device and dtype of the result.
         """
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        log_time = time.to(like.device, dtype).log()
+        log_time = time.to(like.device, dtype, non_blocking=True).log()
         angle = log_time[:, None] * self.weight.to(dtype) * 2 * math.pi
         return torch.cat([angle.sin(), angle.cos()], dim=1).to(like.dtype)
 
@@ -115,9 +115,9 @@ class LearnedTimes(nn.Module):
         """
         time = time.clamp(0, self.weight.shape[0] - 1)
         below = time.floor()
-        weight = (time - below)[:, None].to(like.device, like.dtype)
-        low = self.weight[below.to(like.device, torch.int64)]
-        high = self.weight[time.ceil().to(like.device, torch.int64)]
+        weight = (time - below)[:, None].to(like.device, like.dtype, non_blocking=True)
+        low = self.weight[below.to(like.device, torch.int64, non_blocking=True)]
+        high = self.weight[time.ceil().to(like.device, torch.int64, non_blocking=True)]
         return torch.lerp(low, high, weight)
 
 
