@@ -1,8 +1,7 @@
 """Convolutional networks on images that do not fit: tile by tile, and exact.
 
-A map that a network makes on its way is described, not computed: `Map.read` computes any region of it from the regions
-of the map before. What a convolution needs beyond its region (the halo) is read with it and cut off again, so tiles
-leave no seams. Three things are not local, and `Walk` has a method for each:
+A map that a network makes on its way is described, not computed (`maps`). Three things are not local, and `Walk` has a
+method for each:
 
 - group normalisation needs mean and variance of the whole map: one pass over all tiles gathers them (`norm`);
 - attention needs all positions: keys and values are gathered once, queries go tile by tile (`gathered`);
@@ -17,197 +16,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
-from mmap import mmap
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from ldm_registry.errors import SpecError
+from ldm_registry.maps import Held, Local, Map, Region, empty, pages
+from ldm_registry.moments import group_moments, rows, scale_and_shift
 
 HELD_BYTES = 4_500_000_000
 """The largest map that is held: 256 channels of 2048 x 2048 positions in float32 are 4.3e9."""
 
-LIVE = 2
-"""Tensors that layers have beside the one that they read: normalised and activated, or activated and convolved."""
-
 BANDS = 4
 """Bands that a row of tiles is held in, so that rows which were read for the last time are let go soon."""
-
-Local = Callable[[Tensor], Tensor]
-"""Layers that look no further than a halo, [1, C, h, w] to [1, K, h', w']; they pad with zeros as if that were all."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Rows `top` to `bottom` and columns `left` to `right`, the last ones excluded."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Number of positions."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-
-@dataclass(frozen=True, eq=False)
-class Map(ABC):
-    """A map [1, channels, height, width] of which regions can be read.
-
-    Attributes:
-        channels: Channels.
-        height: Rows.
-        width: Columns.
-        stride: Pixels of the image along one side of a position.
-        dtype: Of the values.
-        device: Where they are.
-    """
-
-    channels: int
-    height: int
-    width: int
-    stride: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @abstractmethod
-    def read(self, region: Region) -> Tensor:
-        """The values of a region, [1, channels, rows, columns]; not to be written to."""
-
-    @abstractmethod
-    def release(self, row: int) -> None:
-        """Rows above this one will not be read any more."""
-
-    @abstractmethod
-    def reading_bytes(self, region: Region) -> int:
-        """Memory in use, beyond what is held, while a region is read."""
-
-    @abstractmethod
-    def held_bytes(self) -> int:
-        """Memory of the held map that this one is computed from."""
-
-    def bytes_of(self, positions: int) -> int:
-        """Memory of so many positions."""
-        return positions * self.channels * self.dtype.itemsize
-
-    def through(self, layers: Local, channels: int, *, halo: int, up: int = 1, down: int = 1) -> Map:
-        """The map that layers make of this one; nothing is computed.
-
-        Args:
-            layers: They see regions of this map.
-            channels: Channels that come out.
-            halo: How far beyond a region the layers look, in positions of this map; a multiple of `down`.
-            up: Factor by which the layers raise the resolution.
-            down: Factor by which they lower it; it divides height and width.
-        """
-        return Computed(
-            channels,
-            self.height * up // down,
-            self.width * up // down,
-            self.stride * down // up,
-            self.dtype,
-            self.device,
-            self,
-            layers,
-            halo,
-            up,
-            down,
-        )
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Held(Map):
-    """A map in memory.
-
-    Attributes:
-        bands: Row at which each band starts, and its values [1, channels, rows, width].
-        lasting: Whether the memory belongs to somebody else and outlives the map.
-    """
-
-    bands: dict[int, Tensor]
-    lasting: bool = False
-
-    @staticmethod
-    def of(values: Tensor, stride: int) -> Held:
-        """A map [1, C, H, W] that is there already, with `stride` pixels along a side of a position."""
-        channels, height, width = values.shape[1:]
-        return Held(channels, height, width, stride, values.dtype, values.device, {0: values}, lasting=True)
-
-    def read(self, region: Region) -> Tensor:
-        """The values, copied only where they lie in several bands."""
-        parts = [
-            values[:, :, max(0, region.top - start) : region.bottom - start, region.left : region.right]
-            for start, values in self.bands.items()
-            if start < region.bottom and start + values.shape[2] > region.top
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-    def release(self, row: int) -> None:
-        """Let the memory of bands above the row go."""
-        for start in [start for start, values in self.bands.items() if start + values.shape[2] <= row]:
-            del self.bands[start]
-
-    def reading_bytes(self, region: Region) -> int:
-        """A copy of the region."""
-        return self.bytes_of(region.area)
-
-    def held_bytes(self) -> int:
-        """Its own memory; none where that is somebody else's."""
-        return 0 if self.lasting else self.bytes_of(self.height * self.width)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Computed(Map):
-    """What layers make of another map, computed whenever it is read. Fields as in `Map.through`."""
-
-    source: Map
-    layers: Local
-    halo: int
-    up: int
-    down: int
-
-    def read(self, region: Region) -> Tensor:
-        """Run the layers on the region of the source that they need, and cut off the halo."""
-        needed = self._needed(region)
-        made = self.layers(self.source.read(needed))
-        top, left = needed.top * self.up // self.down, needed.left * self.up // self.down
-        return made[:, :, region.top - top : region.bottom - top, region.left - left : region.right - left]
-
-    def release(self, row: int) -> None:
-        """Release the rows of the source that only rows above this one need."""
-        self.source.release(self._first(row))
-
-    def reading_bytes(self, region: Region) -> int:
-        """What reading the source takes, or what the layers take: whichever is more."""
-        needed = self._needed(region)
-        read, made = self.source.bytes_of(needed.area), self.bytes_of(region.area)
-        return max(self.source.reading_bytes(needed), read + LIVE * max(read, made))
-
-    def held_bytes(self) -> int:
-        """Of the source."""
-        return self.source.held_bytes()
-
-    def _needed(self, region: Region) -> Region:
-        return Region(
-            self._first(region.top),
-            self._last(region.bottom, self.source.height),
-            self._first(region.left),
-            self._last(region.right, self.source.width),
-        )
-
-    def _first(self, start: int) -> int:
-        return max(0, start * self.down // self.up - self.halo)
-
-    def _last(self, stop: int, size: int) -> int:
-        return min(size, -(-stop * self.down // self.up) + self.halo)
 
 
 class Walk(ABC):
@@ -259,15 +82,10 @@ class Tiles(Walk):
     def norm(self, norm: nn.Module, of: Map) -> Local:
         """Gather the statistics in one pass over all tiles, then scale and shift with them."""
         group_norm = _group_norm(norm)
-        mean, variance = self._moments(of, group_norm.num_groups)
-        rstd = (variance + group_norm.eps).rsqrt()
-        each = of.channels // group_norm.num_groups
-        scale, shift = rstd.repeat_interleave(each), (-mean * rstd).repeat_interleave(each)
-        if group_norm.weight is not None:
-            weight, bias = group_norm.weight.detach().cpu().double(), group_norm.bias.detach().cpu().double()
-            scale, shift = scale * weight, shift * weight + bias
-        factor, offset = (values.to(of.device, of.dtype).view(1, -1, 1, 1) for values in (scale, shift))
-        return lambda part: torch.addcmul(offset, part, factor)
+        parts = (of.read(region) for row in self.tile_rows(of) for region in row)
+        moments = group_moments(map(rows, parts), group_norm.num_groups)
+        scale, shift = scale_and_shift(group_norm, *moments, like=of)
+        return lambda part: torch.addcmul(shift, part, scale)
 
     def hold(self, made: Map) -> Map:
         """Compute it, or leave it to be computed where it is too large."""
@@ -299,8 +117,8 @@ class Tiles(Walk):
         held: dict[int, Tensor] = {}
         for row in self.tile_rows(made):
             top, bottom = row[0].top, row[0].bottom
-            rows = -(-(bottom - top) // BANDS)
-            bands = {start: _pages(made, min(rows, bottom - start)) for start in range(top, bottom, rows)}
+            height = -(-(bottom - top) // BANDS)
+            bands = {start: pages(made, min(height, bottom - start)) for start in range(top, bottom, height)}
             for region in row:
                 part = made.read(region)
                 for start, band in bands.items():
@@ -309,29 +127,6 @@ class Tiles(Walk):
             held |= bands
             made.release(bottom)
         return Held(made.channels, made.height, made.width, made.stride, made.dtype, made.device, held)
-
-    def _moments(self, of: Map, groups: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each group over the whole map, float64 on the CPU.
-
-        Tiles are merged as in Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample
-        variances", so that a large mean costs no digits.
-        """
-        count, mean, squares = 0, torch.zeros(groups, dtype=torch.float64), torch.zeros(groups).double()
-        for row in self.tile_rows(of):
-            for region in row:
-                part = of.read(region).permute(0, 2, 3, 1).reshape(-1, of.channels)
-                part = part.to(torch.promote_types(part.dtype, torch.float32))
-                centre = part.mean(dim=0)
-                spread = (part - centre).square_().mean(dim=0).cpu().double().view(groups, -1)
-                centre = centre.cpu().double().view(groups, -1)
-                number = len(part) * centre.shape[1]
-                tile_mean = centre.mean(dim=1)
-                tile_squares = number * (spread + (centre - tile_mean[:, None]).square()).mean(dim=1)
-                step = tile_mean - mean
-                squares += tile_squares + step.square() * (count * number / (count + number))
-                mean += step * (number / (count + number))
-                count += number
-        return mean, squares / count
 
 
 @final
@@ -431,7 +226,7 @@ def in_tiles(part: nn.Module, steps: Steps, x: Tensor, *, stride: int, tile_pixe
     for index, one in enumerate(torch.split(x, 1)):
         last = steps(Held.of(one, stride), tiles)
         if not index:
-            out = _empty(last, len(x), last.height)
+            out = empty(last, len(x), last.height)
         tiles.write(last, out[index : index + 1])
     return out
 
@@ -460,23 +255,6 @@ def working_bytes(
     tally.write(last)
     outer = batch * (start.bytes_of(height * width) + last.bytes_of(last.height * last.width))
     return outer + tally.peak_bytes * (batch if tile_pixels is None else 1)
-
-
-def _empty(like: Map, batch: int, rows: int) -> Tensor:
-    shape = (batch, like.channels, rows, like.width)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def _pages(like: Map, rows: int) -> Tensor:
-    """Rows of a map [1, C, rows, W] that go back to the system when they are let go.
-
-    The heap would keep them: smaller tensors that were made in between lie behind them.
-    """
-    if like.device.type != "cpu":
-        return _empty(like, 1, rows)
-    memory = mmap(-1, like.bytes_of(rows * like.width))
-    values = torch.frombuffer(memory, dtype=like.dtype).view(1, rows, like.width, like.channels)
-    return values.permute(0, 3, 1, 2)
 
 
 def _unchanged(part: Tensor) -> Tensor:

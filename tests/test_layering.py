@@ -30,6 +30,8 @@ LAYERS = (
         "guidance",
         "conditioning",
         "taps",
+        "maps",
+        "moments",
         "tiling",
         "data",
         "links",
@@ -91,6 +93,8 @@ LAYERS = (
         "diagnostics.*",
         "report",
         "report.*",
+        "streaming",
+        "streaming.*",
     ),
     (
         "testing",
@@ -113,6 +117,8 @@ PUBLIC_TO_PLUGINS = {
     "errors",
     "hookspecs",
     "testing",
+    "maps",
+    "moments",
     "tiling",
 }
 PLUGIN_FILES = sorted((ROOT / "plugins").glob("*/ldm_*/**/*.py"))

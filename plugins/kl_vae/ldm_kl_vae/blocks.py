@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_kl_vae.group_norm import GroupNorm
 from ldm_kl_vae.in_place import activated, added
 from ldm_kl_vae.upsampling import can_fold, upsampled_conv
-from ldm_registry.tiling import Local, Map, Walk
+from ldm_registry.maps import Local, Map
+from ldm_registry.tiling import Walk
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -37,9 +39,9 @@ OLD_ATTENTION_NAMES = (
 NORM_EPS = 1e-6
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int) -> GroupNorm:
     """Group normalisation (Wu and He 2018) with the epsilon of this architecture."""
-    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
+    return GroupNorm(groups, channels, eps=NORM_EPS)
 
 
 @runtime_checkable

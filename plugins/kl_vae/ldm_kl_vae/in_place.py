@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_kl_vae.group_norm import GroupNorm
+
 
 def is_unwatched(layer: nn.Module) -> bool:
     """Whether nobody watches or changes the calls of a layer."""
@@ -23,9 +25,7 @@ def may_overwrite(made_by: nn.Module) -> bool:
 
     No gradient needs it, nobody recorded it, and it is no view of what went in, as it would be behind an identity.
     """
-    return (
-        not torch.is_grad_enabled() and type(made_by) in (nn.GroupNorm, nn.Conv2d) and is_unwatched(made_by)
-    )
+    return not torch.is_grad_enabled() and type(made_by) in (GroupNorm, nn.Conv2d) and is_unwatched(made_by)
 
 
 def activated(activation: nn.Module, x: Tensor, made_by: nn.Module) -> Tensor:

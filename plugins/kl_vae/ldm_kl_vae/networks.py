@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ldm_kl_vae.blocks import DownBlock, MidBlock, UpBlock, group_norm, on_map
 from ldm_kl_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, KLVAEConfig
 from ldm_kl_vae.in_place import activated
-from ldm_registry.tiling import Map, Walk
+from ldm_registry.maps import Map
+from ldm_registry.tiling import Walk
 
 FASTER = torch.channels_last
 """Memory format of all maps, decided by what goes in: convolutions on the CPU take up to a sixth less time so."""

@@ -12,7 +12,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ldm_registry.tiling import Map, Walk
+from ldm_registry.maps import Map
+from ldm_registry.tiling import Walk
 from ldm_tiny_vae.config import TinyVAEConfig
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ldm_registry.tiling import Local, Map, Walk
+from ldm_registry.maps import Local, Map
+from ldm_registry.tiling import Walk
 from ldm_vq_vae.in_place import activated, added
 from ldm_vq_vae.norms import Norms, normalise
 from ldm_vq_vae.upsampling import can_fold, upsampled_conv

@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ldm_registry.tiling import Map, Walk
+from ldm_registry.maps import Map
+from ldm_registry.tiling import Walk
 from ldm_vq_vae.blocks import DownBlock, MidBlock, UpBlock, on_map
 from ldm_vq_vae.config import ATTENTION_DOWN_BLOCK, ATTENTION_UP_BLOCK, VQVAEConfig
 from ldm_vq_vae.in_place import activated

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldm_vq_vae.config import SPATIAL_NORM_GROUPS
+from ldm_vq_vae.group_norm import GroupNorm
 
 # Not a config key of any published autoencoder of this family: fixed in the architecture.
 NORM_EPS = 1e-6
@@ -28,7 +29,7 @@ class SpatialNorm(nn.Module):
 
     def __init__(self, channels: int, code_channels: int) -> None:
         super().__init__()
-        self.norm_layer = nn.GroupNorm(SPATIAL_NORM_GROUPS, channels, eps=NORM_EPS)
+        self.norm_layer = GroupNorm(SPATIAL_NORM_GROUPS, channels, eps=NORM_EPS)
         self.conv_y = nn.Conv2d(code_channels, channels, 1)
         self.conv_b = nn.Conv2d(code_channels, channels, 1)
 
@@ -57,7 +58,7 @@ class Norms:
     def layer(self, channels: int) -> nn.Module:
         """A normalisation of so many channels."""
         if self.code_channels is None:
-            return nn.GroupNorm(self.groups, channels, eps=NORM_EPS)
+            return GroupNorm(self.groups, channels, eps=NORM_EPS)
         return SpatialNorm(channels, self.code_channels)
 
 
