@@ -54,6 +54,8 @@ WITNESS_LOG_SNR = 1.0
 INVERSION_NOISE = 0.5
 """By how much the logarithm of a denoiser's error is greater on inverted latents of a healthy codec than on encoded
 ones: what descent leaves in them looks like noise."""
+HEALTHY_LEANING = 0.36
+"""By how much wanted latents of a healthy codec are stranger all in all: 0.20 to 0.53 over three codecs and seeds."""
 CERTAIN = 0.97
 """Strength where golden outputs come back under a change of pixels or latents."""
 EXACT = 0.01
@@ -250,6 +252,8 @@ def _leaning(subject: Subject, rows: Tensor, found: Inversion) -> float | None:
     spread = moments(subject, found.images, found.encoded).kl_nats
     other = moments(subject, found.images, wanted).kl_nats
     value = ours - theirs + (0.0 if is_linear else INVERSION_NOISE) + 3.0 * (min(spread, 1) - min(other, 1))
+    if subject.pipe.decoder.latent_space.stride > 1:
+        value += HEALTHY_LEANING
     return value if math.isfinite(value) else None
 
 
