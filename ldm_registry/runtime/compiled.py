@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -112,7 +113,8 @@ def require_compiler(device: torch.device) -> None:
         MissingDependencyError: There is no C++ compiler, or no Triton for an accelerator.
     """
     usual = "clang++" if sys.platform == "darwin" else "g++"
-    wanted = os.environ.get("CXX", usual)
+    # May name a launcher before the compiler, as in `ccache g++`.
+    wanted = next(iter(shlex.split(os.environ.get("CXX", ""))), usual)
     if shutil.which(wanted) is None:
         raise MissingDependencyError(
             f"`compile` needs a C++ compiler, and there is no {wanted!r} on this machine",

@@ -16,7 +16,7 @@ from toy_pipelines import SPEC, toy
 
 from ldm_registry.errors import MissingDependencyError, PluginError, SpecError
 from ldm_registry.runtime import compiled
-from ldm_registry.runtime.compiled import MAX_SIZES
+from ldm_registry.runtime.compiled import MAX_SIZES, runs_compiled
 from ldm_registry.runtime.entry import own_calls
 from ldm_registry.spec import dump_spec, swap
 from ldm_registry.taps import observe
@@ -133,10 +133,13 @@ def test_names_of_weights_and_modules_stay_and_a_copy_runs_its_own_method(handed
 def test_without_a_compiler_the_pipeline_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MissingDependencyError, match="no 'no-such-compiler' on this machine") as caught:
         toy(decoder_runtime=COMPILED)
     assert "leave out `compile`" in str(caught.value)
+    monkeypatch.setenv("CXX", f"{sys.executable} g++")
+    assert runs_compiled(toy(decoder_runtime=COMPILED).decoder)
 
 
 @pytest.mark.slow
