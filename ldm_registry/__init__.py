@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ldm_registry.errors import NetworkError as NetworkError
     from ldm_registry.errors import NotFoundError as NotFoundError
     from ldm_registry.errors import PluginError as PluginError
+    from ldm_registry.errors import ResourceError as ResourceError
     from ldm_registry.errors import SpecError as SpecError
     from ldm_registry.hookspecs import hookimpl as hookimpl
     from ldm_registry.interchange import export_pipeline as export_pipeline
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from ldm_registry.spec import dump_spec as dump_spec
     from ldm_registry.spec import load_spec as load_spec
     from ldm_registry.spec import swap as swap
+    from ldm_registry.streaming import stream as stream
     from ldm_registry.taps import observe as observe
     from ldm_registry.training import train as train
     from ldm_registry.vocabulary import DType as DType
@@ -83,6 +85,7 @@ _WHERE = {
         "NetworkError",
         "NotFoundError",
         "PluginError",
+        "ResourceError",
         "SpecError",
     ),
     "hookspecs": ("hookimpl",),
@@ -109,6 +112,7 @@ _WHERE = {
     "prediction": ("from_x0", "to_x0"),
     "registry": ("Registry",),
     "spec": ("PipelineSpec", "dump_spec", "load_spec", "swap"),
+    "streaming": ("stream",),
     "taps": ("observe",),
     "training": ("train",),
     "vocabulary": ("DType", "Kind", "Prediction", "Scaling"),

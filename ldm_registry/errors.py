@@ -10,8 +10,9 @@
     │   ├── CheckpointError     a checkpoint whose files do not match its config or its contract
     │   └── DataError           an image set that is broken or hostile
     ├── NetworkError         5  the Hub could not be reached, or refused us
-    └── PluginError          6  a plugin is broken, duplicated or not what it declares
-        └── MissingDependencyError  an optional library is not installed
+    ├── PluginError          6  a plugin is broken, duplicated or not what it declares
+    │   └── MissingDependencyError  an optional library is not installed
+    └── ResourceError        7  the disk is full, or memory is short
 
 The number is the exit code of a command that ends with the error. A message says, in this order, what
 failed, where, what was got against what was expected, and what to do next; all problems come at once.
@@ -107,6 +108,12 @@ class PluginError(LdmError):
 
 class MissingDependencyError(PluginError):
     """An optional library that this feature needs is not installed."""
+
+
+class ResourceError(LdmError):
+    """The machine ran out of disk space or memory, or refused to be written to."""
+
+    exit_code = 7
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:

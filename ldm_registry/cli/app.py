@@ -28,7 +28,7 @@ app = typer.Typer(
     name="ldm",
     help="Assemble diffusion pipelines from interchangeable parts, swap any of them, and measure each one.",
     epilog="Exit codes: 0 healthy, 1 findings, 2 usage or invalid spec, 3 not found, 4 refused, 5 network, "
-    "6 plugin, 70 a bug. A SPEC is a YAML file or the name of a bundled spec.",
+    "6 plugin, 7 disk or memory full, 70 a bug. A SPEC is a YAML file or the name of a bundled spec.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,18 +19,24 @@ from ldm_registry.cli.arguments import (
     Spec,
     resolve,
 )
-from ldm_registry.cli.outcome import Result
-from ldm_registry.cli.progress import shown
+from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
+from ldm_registry.cli.progress import Line, shown
+
+if TYPE_CHECKING:
+    from ldm_registry.report.repetition import Plan
 
 Count = Annotated[
     int | None,
     typer.Option(
         "-n",
+        "--n",
         min=1,
-        max=100_000,
+        max=1_000_000_000,
         help="How many images; default: 16, rounded up so that each value of the condition comes up equally often.",
     ),
 ]
+MOST_FILES = 256
+"""Images that `run` writes as files of their own, unless it is told otherwise: a grid of more shows nothing."""
 
 
 def run(
@@ -40,11 +46,30 @@ def run(
     seed: Seed = None,
     device: Device = None,
     condition: Conditions = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images at once; default: all.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch", min=1, help="Images at once; default: all, for shards as many as are worth while."
+        ),
+    ] = None,
+    shards: Annotated[
+        bool | None,
+        typer.Option(
+            "--shards/--no-shards",
+            help="Write WebDataset shards, in a run that goes on where it stopped; default: above "
+            f"{MOST_FILES} images.",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option("--shard-size", min=1, help="Images in a shard; default: for about 32 shards."),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> Result:
     """Make images: a file for each, a grid, and a record from which the run repeats to the bit.
+
+    More than a few are streamed to WebDataset shards. Such a run may be stopped at any time: the same command goes on.
 
     SPEC may also be the run.json of an earlier run: it is repeated, and exit code 1 says that a pixel differs.
     """
@@ -56,12 +81,37 @@ def run(
     else:
         resolved = resolve(spec, seed=seed, device=device, conditions=condition)
         plan = Plan(resolved, n or usual_n(resolved), batch)
+        if plan.n > MOST_FILES if shards is None else shards:
+            return _streamed(plan, output, shard_size, overwrite=overwrite)
     claim_folder(output, overwrite=overwrite)
     document, differing = carry_out(plan, output, shown)
     compared = {"repeats": plan.earlier is not None, "differing": differing}
     return Result(
         {**document, **compared}, summary(document, output, plan.earlier, differing), int(bool(differing))
     )
+
+
+def _streamed(plan: Plan, output: Path, shard_size: int | None, *, overwrite: bool) -> Result:
+    """A run to shards, with progress on stderr; interrupted, it ends with the exit code of an interrupted command."""
+    from ldm_registry.assembly import assemble
+    from ldm_registry.report.streamed import describe, line, summary
+    from ldm_registry.streaming import stream
+
+    on_stderr = Line()
+    pipe = assemble(plan.spec)
+    for warning in pipe.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    try:
+        for progress in stream(
+            pipe, plan.n, output, batch=plan.batch, shard_size=shard_size, overwrite=overwrite
+        ):
+            for note in progress.notes:
+                print(note, file=sys.stderr)
+            on_stderr.say(line(progress))
+    finally:
+        on_stderr.end()
+    is_whole = progress.whole == plan.n
+    return Result(describe(progress), summary(progress), 0 if is_whole else INTERRUPTED_EXIT_CODE)
 
 
 def trace(
