@@ -13,6 +13,9 @@ from torch import Tensor
 from ldm_registry.runtime.transfer import moved
 from ldm_registry.vocabulary import Scaling
 
+_ROUNDING = 4e-16
+"""What square root and sum of squares may lose of 1 in float64."""
+
 Generators = torch.Generator | Sequence[torch.Generator]
 """One generator for the whole batch, or one for each of its B samples."""
 
@@ -81,9 +84,14 @@ class NoiseLevel:
         """Whether alpha is above 0, for every sample of the batch."""
         return bool((self.alpha > 0).all())
 
+    @cached_property
+    def is_normalised(self) -> bool:
+        """Whether `alpha**2 + sigma**2` is 1 but for rounding, as everywhere in a variance-preserving schedule."""
+        return bool(((self.std - 1.0).abs() <= _ROUNDING).all())
+
     def normalised(self) -> NoiseLevel:
-        """The same noise-to-signal ratio with `alpha**2 + sigma**2 = 1`."""
-        return self._normalised
+        """The same noise-to-signal ratio with `alpha**2 + sigma**2 = 1`; itself where it has that already."""
+        return self if self.is_normalised else self._normalised
 
     @cached_property
     def _normalised(self) -> NoiseLevel:

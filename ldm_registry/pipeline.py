@@ -287,7 +287,8 @@ class _Calls:
         normalised = level.normalised()
         # Under inference mode, as in `sample`, there is nothing to switch off: that costs as much as two small kernels.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            seen = z / (float(level.std) if level.is_single else broadcast(level.std, z))
+            std = float(level.std) if level.is_single else broadcast(level.std, z)
+            seen = z if level.is_normalised else z / std
             output = self._guidance(_in(seen, self._dtype), normalised)
             prediction = _in(output.prediction, z.dtype)
             x0 = to_x0(self._prediction, prediction, seen, normalised)
