@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ldm_registry.errors import NotFoundError, SpecError
-from ldm_registry.hookspecs import PROJECT
 from ldm_registry.pipeline import Pipeline, placement
+from ldm_registry.registry import Registry
 from ldm_registry.report.grid import grid, to_picture
 from ldm_registry.report.timing import TimedRun
 from ldm_registry.spec import dump_spec, spec_digest
@@ -135,9 +135,7 @@ def pixels_sha256(pixels: Tensor) -> str:
 
 def versions() -> dict[str, str]:
     """Python, torch, this package, and every installed plugin."""
-    plugins = {
-        point.dist.name: point.dist.version for point in metadata.entry_points(group=PROJECT) if point.dist
-    }
+    plugins = {entry.distribution: entry.version for entry in Registry.discover().entries() if entry.version}
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
