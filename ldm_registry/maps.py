@@ -17,6 +17,12 @@ from torch import Tensor
 LIVE = 2
 """Tensors that layers have beside the one that they read: normalised and activated, or activated and convolved."""
 
+FULL_SCALE = 32767
+"""The largest integer of 16 bits."""
+
+TINY = 1e-30
+"""Stands in for a scale of zero, where a channel is."""
+
 Local = Callable[[Tensor], Tensor]
 """Layers that look no further than a halo, [1, C, h, w] to [1, K, h', w']; they pad with zeros as if that were all."""
 
@@ -108,32 +114,66 @@ class Held(Map):
     """A map in memory.
 
     Attributes:
-        bands: Row at which each band starts, and its values [1, channels, rows, width].
+        bands: Row at which each band starts, and its values [1, channels, rows, width]; as 16-bit integers where
+            there are scales.
+        scales: Row at which each band starts, and what its integers are to be multiplied by, [1, channels, 1, width].
+        stored: What the bands are kept as.
         lasting: Whether the memory belongs to somebody else and outlives the map.
     """
 
     bands: dict[int, Tensor]
+    scales: dict[int, Tensor]
+    stored: torch.dtype
     lasting: bool = False
 
     @staticmethod
     def of(values: Tensor, stride: int) -> Held:
         """A map [1, C, H, W] that is there already, with `stride` pixels along a side of a position."""
         channels, height, width = values.shape[1:]
-        return Held(channels, height, width, stride, values.dtype, values.device, {0: values}, lasting=True)
+        dtype, device = values.dtype, values.device
+        return Held(channels, height, width, stride, dtype, device, {0: values}, {}, dtype, lasting=True)
+
+    @staticmethod
+    def like(made: Map, stored: torch.dtype) -> Held:
+        """Nothing yet of a map; `write` fills it."""
+        size = (made.channels, made.height, made.width, made.stride)
+        return Held(*size, made.dtype, made.device, {}, {}, stored)
+
+    def add_bands(self, top: int, bottom: int, number: int) -> None:
+        """Take memory for the rows from `top` to `bottom`, in so many bands."""
+        rows = -(-(bottom - top) // number)
+        for start in range(top, bottom, rows):
+            self.bands[start] = pages(self, min(rows, bottom - start), self.stored)
+            if self.stored != self.dtype:
+                self.scales[start] = torch.empty(1, self.channels, 1, self.width, device=self.device)
+
+    def write(self, region: Region, part: Tensor) -> None:
+        """Put the values of a region [1, C, h, w] into bands that begin and end within its rows."""
+        columns = slice(region.left, region.right)
+        if self.stored != self.dtype:
+            scale = part.abs().amax(dim=(0, 2, 3), keepdim=True).div_(FULL_SCALE).clamp_(min=TINY)
+            part = (part / scale).round_()
+        for start, values in self.bands.items():
+            if region.top <= start < region.bottom:
+                values[:, :, :, columns] = part[:, :, start - region.top :][:, :, : values.shape[2]]
+                if self.stored != self.dtype:
+                    self.scales[start][:, :, :, columns] = scale
 
     def read(self, region: Region) -> Tensor:
-        """The values, copied only where they lie in several bands."""
-        parts = [
-            values[:, :, max(0, region.top - start) : region.bottom - start, region.left : region.right]
-            for start, values in self.bands.items()
-            if start < region.bottom and start + values.shape[2] > region.top
-        ]
+        """The values, copied only where they lie in several bands or are stored as integers."""
+        columns = slice(region.left, region.right)
+        parts = []
+        for start, values in self.bands.items():
+            if start < region.bottom and start + values.shape[2] > region.top:
+                part = values[:, :, max(0, region.top - start) : region.bottom - start, columns]
+                parts.append(part * self.scales[start][:, :, :, columns] if self.scales else part)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def release(self, row: int) -> None:
         """Let the memory of bands above the row go."""
         for start in [start for start, values in self.bands.items() if start + values.shape[2] <= row]:
             del self.bands[start]
+            self.scales.pop(start, None)
 
     def reading_bytes(self, region: Region) -> int:
         """A copy of the region."""
@@ -141,7 +181,7 @@ class Held(Map):
 
     def held_bytes(self) -> int:
         """Its own memory; none where that is somebody else's."""
-        return 0 if self.lasting else self.bytes_of(self.height * self.width)
+        return 0 if self.lasting else self.height * self.width * self.channels * self.stored.itemsize
 
 
 @final
@@ -197,13 +237,13 @@ def empty(like: Map, batch: int, rows: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def pages(like: Map, rows: int) -> Tensor:
-    """Rows of a map [1, C, rows, W] that go back to the system when they are let go.
+def pages(like: Map, rows: int, dtype: torch.dtype) -> Tensor:
+    """Memory for rows of a map, [1, C, rows, W] in channels_last, that goes back to the system when it is let go.
 
-    The heap would keep them: smaller tensors that were made in between lie behind them.
+    The heap would keep it: smaller tensors that were made in between lie behind it.
     """
-    if like.device.type != "cpu":
-        return empty(like, 1, rows)
-    memory = mmap(-1, like.bytes_of(rows * like.width))
-    values = torch.frombuffer(memory, dtype=like.dtype).view(1, rows, like.width, like.channels)
-    return values.permute(0, 3, 1, 2)
+    shape = (1, rows, like.width, like.channels)
+    if like.device.type == "cpu":
+        memory = mmap(-1, rows * like.width * like.channels * dtype.itemsize)
+        return torch.frombuffer(memory, dtype=dtype).view(shape).permute(0, 3, 1, 2)
+    return torch.empty(shape, dtype=dtype, device=like.device).permute(0, 3, 1, 2)

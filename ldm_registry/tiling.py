@@ -5,8 +5,9 @@ method for each:
 
 - group normalisation needs mean and variance of the whole map: one pass over all tiles gathers them (`norm`);
 - attention needs all positions: keys and values are gathered once, queries go tile by tile (`gathered`);
-- whatever is read many times should be computed once: a map that is small enough is held (`hold`); a larger one is
-  computed again whenever it is read, which is the price of its memory.
+- whatever is read many times should be computed once: a map that is small enough is held (`hold`); one of up to twice
+  that size is held as integers of 16 bits, each channel of each tile with a scale of its own, which is the one place
+  where tiles are not exact (80 dB); a larger one is computed again whenever it is read, the price of its memory.
 
 A network says how it is walked with a function `(Map, Walk) -> Map`. `in_tiles` runs it, `working_bytes` walks it
 without computing anything and says beforehand how much memory that will take.
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_registry.errors import SpecError
-from ldm_registry.maps import Held, Local, Map, Region, empty, pages
+from ldm_registry.maps import Held, Local, Map, Region, empty
 from ldm_registry.moments import group_moments, rows, scale_and_shift
 
 HELD_BYTES = 4_500_000_000
@@ -50,6 +51,13 @@ class Walk(ABC):
             bottom = min(top + side, of.height)
             yield [Region(top, bottom, left, min(left + side, of.width)) for left in range(0, of.width, side)]
 
+    def stored_as(self, made: Map) -> torch.dtype | None:
+        """What a map is held as; None where it is too large for any."""
+        size = made.bytes_of(made.height * made.width)
+        if self.tile_pixels is None or size <= HELD_BYTES:
+            return made.dtype
+        return torch.int16 if made.dtype == torch.float32 and size <= 2 * HELD_BYTES else None
+
     @abstractmethod
     def norm(self, norm: nn.Module, of: Map) -> Local:
         """A group normalisation with the mean and variance that the groups have in the whole of a map.
@@ -60,7 +68,7 @@ class Walk(ABC):
 
     @abstractmethod
     def hold(self, made: Map) -> Map:
-        """The same map, in memory where it takes at most `HELD_BYTES`. The maps before it are not read any more."""
+        """The same map, in memory where it is not too large; the maps before it are then not read any more."""
 
     @abstractmethod
     def gathered(
@@ -89,7 +97,8 @@ class Tiles(Walk):
 
     def hold(self, made: Map) -> Map:
         """Compute it, or leave it to be computed where it is too large."""
-        return self._held(made) if made.bytes_of(made.height * made.width) <= HELD_BYTES else made
+        stored = self.stored_as(made)
+        return made if stored is None else self._held(made, stored)
 
     def gathered(
         self, of: Map, gather: Callable[[Tensor], Tensor], mix: Callable[[Tensor, Tensor], Tensor]
@@ -104,7 +113,7 @@ class Tiles(Walk):
                     everything = part.new_empty((len(part), of.height * of.width, part.shape[2]))
                 everything[:, at : at + region.area] = part
                 at += region.area
-        return self._held(of.through(lambda part: mix(part, everything), of.channels, halo=0))
+        return self._held(of.through(lambda part: mix(part, everything), of.channels, halo=0), of.dtype)
 
     def write(self, made: Map, out: Tensor) -> None:
         """Write all of a map to a tensor [1, C, H, W]; it is not read any more."""
@@ -113,20 +122,14 @@ class Tiles(Walk):
                 out[:, :, region.top : region.bottom, region.left : region.right] = made.read(region)
             made.release(row[0].bottom)
 
-    def _held(self, made: Map) -> Held:
-        held: dict[int, Tensor] = {}
+    def _held(self, made: Map, stored: torch.dtype) -> Held:
+        held = Held.like(made, stored)
         for row in self.tile_rows(made):
-            top, bottom = row[0].top, row[0].bottom
-            height = -(-(bottom - top) // BANDS)
-            bands = {start: pages(made, min(height, bottom - start)) for start in range(top, bottom, height)}
+            held.add_bands(row[0].top, row[0].bottom, BANDS)
             for region in row:
-                part = made.read(region)
-                for start, band in bands.items():
-                    inside = slice(start - top, start - top + band.shape[2])
-                    band[:, :, :, region.left : region.right] = part[:, :, inside]
-            held |= bands
-            made.release(bottom)
-        return Held(made.channels, made.height, made.width, made.stride, made.dtype, made.device, held)
+                held.write(region, made.read(region))
+            made.release(row[0].bottom)
+        return held
 
 
 @final
@@ -149,27 +152,29 @@ class Tally(Walk):
 
     def hold(self, made: Map) -> Map:
         """Count what computing the map and holding it takes."""
-        fits = self.tile_pixels is None or made.bytes_of(made.height * made.width) <= HELD_BYTES
-        return self._held(made) if fits else made
+        stored = self.stored_as(made)
+        return made if stored is None else self._held(made, stored)
 
     def gathered(
         self, of: Map, gather: Callable[[Tensor], Tensor], mix: Callable[[Tensor, Tensor], Tensor]
     ) -> Map:
         """Count keys and values, twice the channels, beside the map."""
-        return self._held(of.through(_unchanged, of.channels, halo=0), 2 * of.bytes_of(of.height * of.width))
+        keys_and_values = 2 * of.bytes_of(of.height * of.width)
+        return self._held(of.through(_unchanged, of.channels, halo=0), of.dtype, keys_and_values)
 
     def write(self, made: Map) -> None:
         """Count one pass over all tiles of the last map."""
         self._reach(self._held_bytes(made) + self._reading_bytes(made))
 
-    def _held(self, made: Map, beside: int = 0) -> Held:
-        size, before = made.bytes_of(made.height * made.width), made.held_bytes()
+    def _held(self, made: Map, stored: torch.dtype, beside: int = 0) -> Held:
+        held = Held.like(made, stored)
+        size, before = held.held_bytes(), made.held_bytes()
         rows = next(iter(self.tile_rows(made)))[0].bottom
         # What is computed takes the place of what it was computed from, one row of tiles and one band behind.
-        behind = made.bytes_of(min(made.height, rows + -(-rows // BANDS)) * made.width)
+        behind = size * min(made.height, rows + -(-rows // BANDS)) // made.height
         both = 0 if self.tile_pixels is None else max(before, size) + min(behind, before)
         self._reach(both + beside + self._reading_bytes(made))
-        return Held(made.channels, made.height, made.width, made.stride, made.dtype, made.device, {})
+        return held
 
     def _held_bytes(self, made: Map) -> int:
         # Without tiles the map is the very part that is read.
@@ -250,7 +255,8 @@ def working_bytes(
     """
     batch, channels, height, width = shape
     tally = Tally(tile_pixels)
-    start = Held(channels, height, width, stride, dtype, torch.device("cpu"), {}, lasting=True)
+    device = torch.device("cpu")
+    start = Held(channels, height, width, stride, dtype, device, {}, {}, dtype, lasting=True)
     last = steps(start, tally)
     tally.write(last)
     outer = batch * (start.bytes_of(height * width) + last.bytes_of(last.height * last.width))

@@ -72,6 +72,32 @@ def test_tiles_give_what_the_whole_gives(network, image, tile, held_bytes, monke
 
 
 @torch.no_grad()
+def test_a_map_held_in_16_bits_costs_no_more_than_it_says(network, image, monkeypatch):
+    network.float()
+    x = image.float()
+    whole = network(x)
+    # The first map takes 4 * 6 * 14 * 18 bytes: too much as it is, not in 16 bits.
+    monkeypatch.setattr(tiling, "HELD_BYTES", 4 * 6 * 14 * 18 - 1)
+    made = in_tiles(network, network.on_map, x, stride=1, tile_pixels=5)
+    noise = float((made - whole).square().mean() / whole.square().mean())
+    assert 1e-13 < noise < 1e-8
+
+
+def test_stored_integers_are_within_half_a_step_and_zeros_and_infinities_stay(image):
+    values = torch.cat([1000 * image[:1].float(), torch.zeros(1, 1, 14, 18)], dim=1)
+    values[0, 1, 2, 3] = torch.inf
+    held = Held.like(Held.of(values, 1), torch.int16)
+    held.add_bands(0, 14, 4)
+    for left in (0, 9):
+        held.write(Region(0, 14, left, left + 9), values[..., left : left + 9])
+    read = held.read(Region(0, 14, 0, 18))
+    step = values[0, 0].abs().max() / 32767
+    assert float((read - values)[0, 0].abs().max()) <= 0.51 * step
+    assert bool((read[0, 2] == 0).all())
+    assert not bool(read[0, 1].isfinite().all())
+
+
+@torch.no_grad()
 def test_a_halo_that_is_too_small_shows(network, image):
     def without_halo(x: Map, walk: Walk) -> Map:
         return x.through(network.conv, 6, halo=0)
@@ -106,7 +132,8 @@ def test_every_position_is_in_one_tile():
 
 def test_rows_that_were_released_are_gone_and_the_others_are_not():
     values = torch.arange(24.0).view(1, 1, 6, 4)
-    held = Held(1, 6, 4, 1, values.dtype, values.device, {0: values[:, :, :2], 2: values[:, :, 2:]})
+    bands = {0: values[:, :, :2], 2: values[:, :, 2:]}
+    held = Held(1, 6, 4, 1, values.dtype, values.device, bands, {}, values.dtype)
     assert torch.equal(held.read(Region(1, 4, 1, 3)), values[:, :, 1:4, 1:3])
     held.release(3)
     assert list(held.bands) == [2]
