@@ -12,6 +12,8 @@ from ldm_registry.costs.repeated import held
 from ldm_registry.costs.stopwatch import Stopwatch, stopwatch
 from ldm_registry.errors import ResourceError
 from ldm_registry.pipeline import Pipeline, Started, Stepped, placement
+from ldm_registry.runtime import offload
+from ldm_registry.runtime.compiled import runs_compiled
 from ldm_registry.runtime.entry import own_calls
 from ldm_registry.runtime.transfer import moved
 
@@ -65,7 +67,12 @@ def fitting_batch(pipe: Pipeline, n: int) -> Sized:
     share = SHARE.get(_device(pipe).type, USUAL_SHARE)
     begin, tried = time.perf_counter(), list[Sized]()
     with ExitStack() as stack:
-        stack.enter_context(own_calls(pipe.denoiser, pipe.decoder, *pipe.conditioners.values()))
+        parts = (pipe.denoiser, pipe.decoder, *pipe.conditioners.values())
+        compiled = [part for part in parts if runs_compiled(part)]
+        stack.enter_context(
+            offload.held(*compiled)
+        )  # else an offloaded part would run where its weights wait
+        stack.enter_context(own_calls(*compiled))
         for batch in _doubled(min(n, LARGEST)):
             if tried and not _worth_trying(tried, share, time.perf_counter() - begin):
                 break
