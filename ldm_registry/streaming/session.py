@@ -37,7 +37,8 @@ class Session:
     ) -> None:
         self._pipe, self._folder, self._manifest = pipe, folder, manifest
         self._interrupted = interrupted
-        self._found, self._made = manifest.whole, 0
+        self._found = self._whole = manifest.whole
+        self._made = 0
         self._begin = time.monotonic()
 
     def reports(self, notes: tuple[str, ...] = ()) -> Iterator[Progress]:
@@ -53,7 +54,7 @@ class Session:
                 yield from self._sampled(writing)
         finally:
             self._record(writing)
-        is_finished = self._manifest.whole == self._manifest.plan.n
+        is_finished = self._whole == self._manifest.plan.n
         yield self._report(stopped=FINISHED if is_finished else INTERRUPTED)
 
     def _sampled(self, writing: Writing) -> Iterator[Progress]:
@@ -80,6 +81,7 @@ class Session:
         for shard, entry in writing.finished():
             self._manifest = self._manifest.with_shard(shard.number, entry)
             self._manifest.write(self._folder)
+            self._whole += entry.count
 
     def _report(
         self, share: float = 0.0, *, notes: tuple[str, ...] = (), stopped: str | None = None
@@ -95,7 +97,7 @@ class Session:
             plan=self._manifest.plan,
             manifest=self._folder / MANIFEST,
             spec_sha256=self._manifest.identity.spec_sha256,
-            whole=self._manifest.whole,
+            whole=self._whole,
             found=self._found,
             made=self._made + share,
             elapsed_s=time.monotonic() - self._begin,

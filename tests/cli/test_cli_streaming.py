@@ -61,6 +61,15 @@ def test_few_images_are_streamed_when_that_is_asked_for(ldm: Any, toy_spec: Path
     assert ldm(*few, "--seed", "9", "--overwrite").code == 0
 
 
+def test_options_that_contradict_one_another_are_refused(ldm: Any, toy_spec: Path, tmp_path: Path) -> None:
+    both = ldm("run", toy_spec, "--no-shards", "--shard-size", "4", "-o", tmp_path / "both")
+    record = ldm("run", tmp_path / "run.json", "--shards", "-o", tmp_path / "both")
+    assert (both.code, record.code) == (2, 2)
+    assert "--no-shards" in both.err
+    assert "run.json" in record.err
+    assert not (tmp_path / "both").exists()
+
+
 @pytest.fixture
 def start(tmp_path: Path, toy_spec: Path) -> Start:
     """Starts a streaming run of slow toys in a process of its own."""

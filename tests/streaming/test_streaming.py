@@ -23,8 +23,9 @@ from ldm_registry.data import read_images, to_uint8
 from ldm_registry.errors import ResourceError, SpecError
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.report.streamed import describe, line, summary
-from ldm_registry.spec import spec_digest
+from ldm_registry.spec import spec_digest, swap
 from ldm_registry.streaming import Progress, stream
+from ldm_registry.streaming.shard_file import Sidecars
 
 N, BATCH, SHARD = 17, 3, 6
 """Two full shards of two batches and a shard of five images, whose last batch is ragged."""
@@ -323,6 +324,24 @@ def test_two_runs_do_not_write_to_one_folder_at_once(pipe: Pipeline, tmp_path: P
         next(stream(pipe, N, tmp_path, batch=BATCH))
     happening.close()  # type: ignore[attr-defined]  # a generator
     next(stream(pipe, N, tmp_path))
+
+
+def test_the_label_of_an_image_without_a_class_is_0(pipe: Pipeline) -> None:
+    spec = swap(pipe.spec, condition={"class_label": None, "prompt": ["a kite", "the sea"]})
+    note = Sidecars(spec).of(3)
+    assert (note["label"], note["condition"]) == (0, {"prompt": "the sea"})
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_too_a_broken_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    there = toy(**{f"{stage}_device": "cuda" for stage in ("encoder", "denoiser", "scheduler", "decoder")})
+    whole = shards(finished(there, tmp_path / "whole", batch=None))
+    batch = json.loads((tmp_path / "whole" / "manifest.json").read_text())["batch"]
+    happening = stream(there, N, tmp_path / "broken", batch=batch, shard_size=SHARD)
+    for _ in range(7):
+        next(happening)
+    happening.close()  # type: ignore[attr-defined]  # a generator
+    assert shards(finished(there, tmp_path / "broken", batch=None)) == whole
 
 
 @pytest.mark.parametrize("text", ["{}", '{"format": 2}', "[]", "{"])

@@ -77,11 +77,12 @@ def run(
     from ldm_registry.report.run_record import RECORD, claim_folder, summary
 
     if Path(spec).name == RECORD:
+        _to_shards(0, shards, shard_size, of_record=True)
         plan = repeat(Path(spec))
     else:
         resolved = resolve(spec, seed=seed, device=device, conditions=condition)
         plan = Plan(resolved, n or usual_n(resolved), batch)
-        if plan.n > MOST_FILES if shards is None else shards:
+        if _to_shards(plan.n, shards, shard_size):
             return _streamed(plan, output, shard_size, overwrite=overwrite)
     claim_folder(output, overwrite=overwrite)
     document, differing = carry_out(plan, output, shown)
@@ -89,6 +90,21 @@ def run(
     return Result(
         {**document, **compared}, summary(document, output, plan.earlier, differing), int(bool(differing))
     )
+
+
+def _to_shards(n: int, shards: bool | None, shard_size: int | None, *, of_record: bool = False) -> bool:
+    """Whether a run is written as shards, as its options say or its size suggests.
+
+    Raises:
+        SpecError: The options contradict one another, or what is to be repeated.
+    """
+    wanted = shards or shard_size is not None
+    if wanted and (of_record or shards is False):
+        from ldm_registry.errors import SpecError
+
+        reason = "a run.json is repeated as files" if of_record else "--no-shards asks for files"
+        raise SpecError(f"{reason}, and --shards or --shard-size for shards", hint="leave one of them out")
+    return wanted or (shards is None and n > MOST_FILES)
 
 
 def _streamed(plan: Plan, output: Path, shard_size: int | None, *, overwrite: bool) -> Result:
