@@ -24,7 +24,7 @@ from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.churn import ChurnConfig, churned, raised
 from ldm_schedulers.coordinates import Point
 from ldm_schedulers.diffusers import flow, heun
-from ldm_schedulers.estimate import SamplerConfig, at_least_float32
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
 
 class HeunConfig(SamplerConfig):
@@ -62,11 +62,13 @@ def trapezoid(
 def walk(points: list[Point], config: SamplerConfig, denoise: Denoise, z: Tensor) -> Iterator[Step]:
     """Heun's method over all levels, in the coordinates of the points."""
     clean = coordinates.clean(denoise, config)
-    y = at_least_float32(z) / points[0].scale
+    z = at_least_float32(z)
+    y = z / points[0].scale
     for index, (start, end) in enumerate(pairwise(points)):
-        x0 = clean(y, start)
+        x0 = estimate(denoise, z, start.level, config).x0
         y = trapezoid(y, x0, start, end, clean)
-        yield Step(index, end.level, end.state(y), x0)
+        z = end.state(y)
+        yield Step(index, end.level, z, x0)
 
 
 @final

@@ -16,7 +16,7 @@ from ldm_registry.interfaces import Denoise, Generators, NoiseLevels, NoiseSched
 from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.diffusers import lms
-from ldm_schedulers.estimate import SamplerConfig, at_least_float32
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
 _GAUSS = 1 / math.sqrt(3)
 """The two points of Gauss-Legendre on [-1, 1]: exact for cubics, and no polynomial here is of higher degree."""
@@ -60,14 +60,15 @@ class LMS(Scheduler):
 
     def trajectory(self, denoise: Denoise, z: Tensor, generator: Generators | None = None) -> Iterator[Step]:
         """Walk from noise to data, one call of `denoise` a step; see `Scheduler.trajectory`."""
-        clean = coordinates.clean(denoise, self.config)
-        y, history = at_least_float32(z) / self._points[0].scale, list[Tensor]()
+        z = at_least_float32(z)
+        y, history = z / self._points[0].scale, list[Tensor]()
         for index, (start, end) in enumerate(pairwise(self._points)):
-            x0 = clean(y, start)
+            x0 = estimate(denoise, z, start.level, self.config).x0
             history = [(y - x0) / start.time, *history[: self.config.order - 1]]
             for weight, slope in zip(self._weights[index], history, strict=True):
                 y = torch.add(y, slope, alpha=weight)
-            yield Step(index, end.level, end.state(y), x0)
+            z = end.state(y)
+            yield Step(index, end.level, z, x0)
 
     @classmethod
     def from_diffusers(cls, values: Mapping[str, Any]) -> SchedulerReading:

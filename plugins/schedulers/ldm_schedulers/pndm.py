@@ -25,7 +25,7 @@ from ldm_registry.vocabulary import Prediction
 from ldm_schedulers import coordinates, spacing
 from ldm_schedulers.coordinates import Point
 from ldm_schedulers.diffusers import pndm
-from ldm_schedulers.estimate import SamplerConfig, at_least_float32
+from ldm_schedulers.estimate import SamplerConfig, at_least_float32, estimate
 
 _BLENDS = {
     1: (1.0,),
@@ -118,9 +118,10 @@ class PNDM(Scheduler):
         def epsilon(y: Tensor, at: Point) -> Tensor:
             return (y - clean(y, at)) / at.time
 
-        y, history = at_least_float32(z) / self._points[0].scale, list[Tensor]()
+        z = at_least_float32(z)
+        y, history = z / self._points[0].scale, list[Tensor]()
         for index, (start, end) in enumerate(pairwise(self._points)):
-            x0 = clean(y, start)
+            x0 = estimate(denoise, z, start.level, self.config).x0
             history = [(y - x0) / start.time, *history[:3]]
             if index < len(self._middles):
                 blend = _runge_kutta(y, history[0], (start, self._middles[index], end), epsilon)
@@ -129,7 +130,8 @@ class PNDM(Scheduler):
             else:
                 blend = _multistep(history)
             y = torch.add(y, blend, alpha=end.time - start.time)
-            yield Step(index, end.level, end.state(y), x0)
+            z = end.state(y)
+            yield Step(index, end.level, z, x0)
 
 
 def _multistep(history: list[Tensor]) -> Tensor:

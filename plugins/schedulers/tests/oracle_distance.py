@@ -18,6 +18,7 @@ import diffusers
 import side_by_side
 import torch
 from diffusers_in_double import double
+from ldm_schedulers import ancestral
 from torch import Tensor
 
 from ldm_registry.foreign import SchedulerReading
@@ -112,7 +113,6 @@ def ours(sampler: Any, options: Mapping[str, Any], steps: int) -> float:
             None if learned is None else learned(z, time),
         )
 
-    module = sys.modules[sampler.__module__]
-    with _drawing(module, "randn", rows):
+    with _drawing(ancestral, "randn", rows):
         steps_taken = list(scheduler.trajectory(denoise, scheduler.levels().prior(_start(rows, reading))))
     return distance(steps_taken[-1].z)
