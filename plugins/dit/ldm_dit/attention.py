@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _GATED = ("geglu", "swiglu")
+_ROOT = math.sqrt(2.0 / math.pi)
 
 
 @final
@@ -57,6 +60,18 @@ class Attention(nn.Module):
         return x
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU, section 2 of Hendrycks and Gimpel 2016.
+
+    `x * sigmoid(2 u)` with `u = sqrt(2 / pi) * (x + 0.044715 x**3)`, since `(1 + tanh u) / 2 = sigmoid(2 u)`: on the
+    CPU torch's tanh takes more than three times as long as its sigmoid. Where gradients are wanted, or less than
+    single precision is given, torch's own kernel has its turn.
+    """
+    if x.requires_grad or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return F.gelu(x, approximate="tanh")
+    return x.square().mul_(2 * 0.044715 * _ROOT).add_(2 * _ROOT).mul_(x).sigmoid_().mul_(x)
+
+
 @final
 class Expand(nn.Module):
     """The first half of the feed-forward: a linear layer and its activation.
@@ -79,7 +94,7 @@ class Expand(nn.Module):
             case "gelu":
                 return F.gelu(x)
             case "gelu-approximate":
-                return F.gelu(x, approximate="tanh")
+                return gelu_tanh(x)
             case "geglu":
                 value, gate = x.chunk(2, dim=-1)
                 return value * F.gelu(gate)
