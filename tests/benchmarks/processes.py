@@ -26,6 +26,8 @@ def python(code: str, **names: object) -> list[str]:
 def output(command: Sequence[str]) -> str:
     """What a command prints; it has as many threads as this process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # Installed packages come with their bytecode; sources in place would be compiled in every process.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
