@@ -54,6 +54,9 @@ class CodecConfig(ComponentConfig):
 class HealthyEncoder(Encoder):
     name = "healthy-codec"
     Config = CodecConfig
+    tileable = (
+        True  # Its convolution sees one cell at a time, so that tiles of any size give what the whole gives.
+    )
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -72,10 +75,16 @@ class HealthyEncoder(Encoder):
             return mean
         return mean + self.std * randn(mean.shape, generator, device=mean.device, dtype=mean.dtype)
 
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        return 8 * batch * height * width * self.image_channels
+
 
 class HealthyDecoder(Decoder):
     name = "healthy-codec"
     Config = CodecConfig
+    tileable = (
+        True  # Its convolution sees one cell at a time, so that tiles of any size give what the whole gives.
+    )
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -86,6 +95,9 @@ class HealthyDecoder(Decoder):
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.convolution(latent)
+
+    def working_memory(self, batch: int, height: int, width: int) -> int:
+        return 8 * batch * height * width * self.image_channels
 
 
 class DenoiserConfig(ComponentConfig):
@@ -419,6 +431,13 @@ def _crop_to_stride(self: Any, image: Tensor, generator: Generators | None = Non
     return HealthyEncoder.encode(self, image[..., :height, :width], generator)
 
 
+def _with_seams(self: Any, latent: Tensor) -> Tensor:
+    image = HealthyDecoder.decode(self, latent)
+    if self.tile_pixels is not None:
+        image[..., :: self.tile_pixels] *= 0.99
+    return image
+
+
 def _drawn_table(self: Any) -> None:
     self.register_buffer("std", torch.rand(2, 1, 1, device="cpu"), persistent=False)
     self.convolution.bias = nn.Parameter(self.std.flatten()[: self.config.latent_channels].clone())
@@ -465,6 +484,8 @@ BROKEN: list[tuple[str, type[Component]]] = [
     ("odd_sizes_work", before_encoding(_refuse_odd)),
     ("without_a_generator_it_takes_the_mode", broken(HealthyEncoder, encode=_shifted_mode)),
     ("a_size_off_the_stride_is_refused", broken(HealthyEncoder, encode=_crop_to_stride)),
+    ("tiles_give_what_the_whole_gives", broken(HealthyDecoder, decode=_with_seams)),
+    ("tiles_give_what_the_whole_gives", broken(HealthyEncoder, working_memory=lambda *_: None)),
     (
         "training_is_as_declared",
         constructed(HealthyDenoiser, lambda self: setattr(self, "prediction", Prediction.V)),

@@ -62,6 +62,23 @@ def a_size_off_the_stride_is_refused(subject: Subject) -> None:
     require(False, f"width {image.shape[-1]} with stride {stride} gave a latent of width {latent.shape[-1]}")
 
 
+@asked_of(Kind.ENCODER, Kind.DECODER)
+def tiles_give_what_the_whole_gives(subject: Subject) -> None:
+    """A codec that is `tileable` gives the same in tiles, without seams, and states its memory beforehand."""
+    codec = cast(Encoder | Decoder, subject.build().double())
+    if not codec.tileable:
+        raise NotApplicableError("it is not tileable")
+    inputs = subject.inputs(codec, size=(5, 3))
+    ((_, whole),) = run(codec, inputs).items()
+    stride = codec.latent_space.stride
+    codec.tile_pixels = 2 * stride
+    stated = codec.working_memory(1, 5 * stride, 3 * stride)
+    require(stated is not None and stated > 0, f"working_memory states {stated} bytes")
+    ((name, tiled),) = run(codec, inputs).items()
+    error = float((tiled - whole).abs().max() / whole.abs().max())
+    require(error < 1e-9, f"{name} in tiles of {2 * stride} pixels is {error:.3g} off that of the whole")
+
+
 def _require_shape(subject: Subject, component: Component, size: tuple[int, int] | None) -> None:
     codec = cast(Encoder | Decoder, component)
     space = codec.latent_space
@@ -84,4 +101,5 @@ CHECKS = (
     odd_sizes_work,
     without_a_generator_it_takes_the_mode,
     a_size_off_the_stride_is_refused,
+    tiles_give_what_the_whole_gives,
 )
