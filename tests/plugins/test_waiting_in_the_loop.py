@@ -114,7 +114,7 @@ def made(part: type[Any], **config: Any) -> Any:
     return part(part.Config(**config))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on its way to an accelerator starts from pinned memory, and the copy is not waited for."""
 
@@ -132,12 +132,14 @@ def waits(pipe: Pipeline) -> list[str]:
     return copies.waited_for
 
 
+@pytest.mark.usefixtures("pinned")
 @pytest.mark.parametrize(("sampler", "config"), CASES)
 def test_no_sampler_waits_for_the_device(sampler: type[Any], config: dict[str, Any]) -> None:
     schedule = made(ldm_schedulers.RectifiedFlowSchedule if "flow" in sampler.name else SCHEDULE)
     assert not waits(pipeline(Answer(Prediction.V, schedule), sampler, **config))
 
 
+@pytest.mark.usefixtures("pinned")
 @pytest.mark.parametrize("prediction", list(Prediction))
 def test_no_prediction_is_converted_by_waiting(prediction: Prediction) -> None:
     assert not waits(pipeline(Answer(prediction, made(SCHEDULE)), ldm_schedulers.DDIM))
@@ -159,6 +161,23 @@ def test_no_network_waits_for_the_device(network: type[Any], config: dict[str, A
     assert not copies.waited_for
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("sampler", "config"), CASES)
+def test_no_sampler_waits_for_a_cuda_device(sampler: type[Any], config: dict[str, Any]) -> None:
+    schedule = made(ldm_schedulers.RectifiedFlowSchedule if "flow" in sampler.name else SCHEDULE)
+    denoiser = Answer(Prediction.V, schedule).to_empty(device=torch.device("cuda"))
+    denoiser.answer.zero_()
+    events = pipeline(denoiser, sampler, **config).trace(1, synchronise=False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        *_, last = events
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert isinstance(last, Decoded)
+    assert last.image.device.type == "cuda"
+
+
+@pytest.mark.usefixtures("pinned")
 def test_what_waits_is_noticed() -> None:
     pipe = pipeline(Answer(Prediction.V, made(SCHEDULE)), ldm_schedulers.DDIM)
 
