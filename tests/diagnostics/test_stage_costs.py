@@ -8,10 +8,10 @@ import torch
 from diagnostics.emoji_subjects import emoji_subject
 
 from ldm_registry.assembly import assemble
-from ldm_registry.diagnostics.diagnosis import subject_of
 from ldm_registry.costs.resident_memory import forget_peak, peak_resident_mib, resident_mib
-from ldm_registry.diagnostics.stage_costs import stage_costs
 from ldm_registry.costs.stopwatch import DeviceEvents, Stopwatch, WallClock, stopwatch
+from ldm_registry.diagnostics.diagnosis import subject_of
+from ldm_registry.diagnostics.stage_costs import stage_costs
 from ldm_registry.diagnostics.subject import Subject
 from ldm_registry.spec import load_spec, swap
 from ldm_registry.vocabulary import STAGES, Kind
