@@ -30,6 +30,7 @@ COMMANDS = {
     "schema",
     "inject",
     "diagnose",
+    "bench",
     "benchmark-verdict",
     "search",
     "pull",
