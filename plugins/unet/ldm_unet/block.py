@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_unet.blur import Blur
 from ldm_unet.config import UNetConfig
+from ldm_unet.convolution import Convolution
+from ldm_unet.in_place import activated, added
 from ldm_unet.stage_kind import default_groups
+from ldm_unet.upsampling import folds, upsampled_conv
 
 ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -55,15 +59,15 @@ class ResnetBlock(nn.Module):
         before, after = groups or (config.norm_num_groups or default_groups(in_channels),) * 2
         eps = config.norm_eps
         self.norm1 = nn.GroupNorm(before, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(
             config.time_width, 2 * out_channels if self.scale_shift else out_channels
         )
         self.norm2 = nn.GroupNorm(after, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels and not blurred
-        self.conv_shortcut = None if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv_shortcut = None if same else Convolution(in_channels, out_channels, 1)
         self.blur = Blur(resample) if blurred and resample is not None else None
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "t d"]) -> Float[Tensor, "b k i j"]:
@@ -73,7 +77,7 @@ class ResnetBlock(nn.Module):
             x: Features.
             time: The activated time embedding, [1 or B, D].
         """
-        h: Tensor = self.activation(self.norm1(x))
+        h = activated(self.activation, self.norm1(x), self.norm1)
         if self.blur is not None:
             x, h = self.blur(x), self.blur(h)
         elif self.resample is not None:
@@ -82,13 +86,14 @@ class ResnetBlock(nn.Module):
         shift: Tensor = self.time_emb_proj(time)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm2(h + shift)
-        h = self.conv2(self.dropout(self.activation(h)))
+            h = self.norm2(added(shift, h, self.conv1))
+        h = self.conv2(self.dropout(activated(self.activation, h, self.norm2)))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        return x + h if self.scale == 1.0 else (x + h) / self.scale
+        h = added(x, h, self.conv2)
+        return h if self.scale == 1.0 else h / self.scale
 
 
 def _resize(x: Tensor, direction: str) -> Tensor:
@@ -128,7 +133,8 @@ class Attention(nn.Module):
         )
         tokens = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         h = self.to_out[0](tokens).transpose(1, 2).unflatten(2, x.shape[2:])
-        return x + h if self.scale == 1.0 else (x + h) / self.scale
+        h = x + h
+        return h if self.scale == 1.0 else h / self.scale
 
 
 @final
@@ -143,7 +149,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
         self.padding = padding
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = Convolution(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
         """[B, channels, H, W] to [B, channels, H / 2, W / 2]."""
@@ -163,9 +169,11 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
         """[B, channels, H, W] to [B, channels, 2 H, 2 W]."""
+        if folds(x, self.conv):
+            return upsampled_conv(x, self.conv.weight, self.conv.bias)
         x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return x

@@ -19,7 +19,9 @@ from ldm_unet.condition_inputs import conditioning, take
 from ldm_unet.condition_plan import down_plans, least_side, mid_plan, text_width, up_plans
 from ldm_unet.condition_stage import ConditionDownStage, ConditionMidStage, ConditionUpStage
 from ldm_unet.context import Context, score_bias
+from ldm_unet.convolution import Convolution, laid_like
 from ldm_unet.embedding import Sinusoids
+from ldm_unet.in_place import activated
 from ldm_unet.residual import ResidualBlock
 from ldm_unet.transformer import SpatialTransformer
 
@@ -124,7 +126,9 @@ class UNetCondition(Denoiser):
             x = self.mid_block(x, context)
         for up in self.up_blocks:
             x = up(x, context, skips)
-        x = self.conv_out(ACTIVATION[self.config.act_fn](self.conv_norm_out(x)))
+        activation = ACTIVATION[self.config.act_fn]
+        x = self.conv_out(activated(activation, self.conv_norm_out(x), self.conv_norm_out))
+        x = laid_like(x, z)
         if not self.config.learns_variance:
             return DenoiserOutput(x)
         prediction, variance = x.chunk(2, dim=1)
@@ -193,8 +197,8 @@ def _beside(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first.expand(batch, -1), second.expand(batch, -1)], dim=1)
 
 
-def _convolution(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, side, padding=(side - 1) // 2)
+def _convolution(in_channels: int, out_channels: int, side: int) -> Convolution:
+    return Convolution(in_channels, out_channels, side, padding=(side - 1) // 2)
 
 
 def _down_stages(config: UNetConditionConfig) -> nn.ModuleList:

@@ -24,8 +24,10 @@ from ldm_registry.interfaces import (
 )
 from ldm_unet.block import ACTIVATION, Attention, ResnetBlock
 from ldm_unet.config import UNetConfig
+from ldm_unet.convolution import Convolution, laid_like
 from ldm_unet.embedding import FourierFeatures, LearnedTimes, Sinusoids, TimeProjection, TimestepEmbedding
 from ldm_unet.image_stage import ImageDownStage, ImageUpStage
+from ldm_unet.in_place import activated
 from ldm_unet.older_names import OLDER_TENSORS, modernised
 from ldm_unet.stage import DownStage, MidStage, UpStage
 from ldm_unet.stage_kind import DOWN_BLOCKS, UP_BLOCKS, default_groups
@@ -75,7 +77,7 @@ class UNet(Denoiser):
         self.size_multiple = 2 ** (len(config.block_out_channels) - 1)
 
         widths = config.block_out_channels
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Convolution(config.in_channels, widths[0], 3, padding=1)
         self.time_proj = _time_projection(config)
         self.time_embedding = TimestepEmbedding(self.time_proj.features, config.time_width)
         self.class_embedding = _class_embedding(config, self.time_proj.features)
@@ -84,7 +86,7 @@ class UNet(Denoiser):
         self.up_blocks = _up_stages(config)
         groups = config.norm_num_groups or default_groups(widths[0])
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_out = Convolution(widths[0], config.out_channels, 3, padding=1)
         initialise(self)
 
     def forward(self, z: Float[Tensor, "b c h w"], level: NoiseLevel, condition: Condition) -> DenoiserOutput:
@@ -108,7 +110,8 @@ class UNet(Denoiser):
             z = 2 * z - 1
         skips = [self.conv_in(z)]
         x, image = self._up(self._down(z, embedding, skips), embedding, skips)
-        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        x = self.conv_out(activated(F.silu, self.conv_norm_out(x), self.conv_norm_out))
+        x = laid_like(x, z)
         if image is not None:
             x = x + image
         if self.config.time_embedding_type == "fourier":

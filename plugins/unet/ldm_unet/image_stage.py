@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ldm_unet.block import Attention, ResnetBlock
 from ldm_unet.blur import Blur
 from ldm_unet.config import UNetConfig
+from ldm_unet.convolution import Convolution
 from ldm_unet.stage_kind import ATTENTION_GROUPS, StageKind, default_groups, joined_groups
 
 IMAGE_CHANNELS = 3
@@ -52,10 +53,10 @@ class ImageDownStage(nn.Module):
             ]
         )
         self.resnet_down: ResnetBlock | None = None
-        self.skip_conv: nn.Conv2d | None = None
+        self.skip_conv: Convolution | None = None
         if not last:
             self.resnet_down = _resampling(config, out_channels, "down")
-            self.skip_conv = nn.Conv2d(IMAGE_CHANNELS, out_channels, 1)
+            self.skip_conv = Convolution(IMAGE_CHANNELS, out_channels, 1)
             self.blur = Blur("down")
 
     def forward(
@@ -132,11 +133,11 @@ class ImageUpStage(nn.Module):
         self.attentions = nn.ModuleList(attention)
         self.blur = Blur("up")
         self.resnet_up: ResnetBlock | None = None
-        self.skip_conv: nn.Conv2d | None = None
+        self.skip_conv: Convolution | None = None
         self.skip_norm: nn.GroupNorm | None = None
         if not last:
             self.resnet_up = _resampling(config, out_channels, "up")
-            self.skip_conv = nn.Conv2d(out_channels, IMAGE_CHANNELS, 3, padding=1)
+            self.skip_conv = Convolution(out_channels, IMAGE_CHANNELS, 3, padding=1)
             self.skip_norm = nn.GroupNorm(groups, out_channels, config.norm_eps)
 
     def forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 from ldm_unet.block import ACTIVATION
 from ldm_unet.condition_config import UNetConditionConfig
 from ldm_unet.context import Context
+from ldm_unet.convolution import Convolution
+from ldm_unet.in_place import activated, added
+from ldm_unet.upsampling import folds, upsampled_conv
 
 Size = tuple[int, int]
 
@@ -46,14 +50,16 @@ class ResidualBlock(nn.Module):
         self.activation = ACTIVATION[config.act_fn]
         groups, eps = config.groups, config.norm_eps
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(
             config.block_time_dim, 2 * out_channels if self.scale_shift else out_channels
         )
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = (
+            Convolution(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
 
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Context, size: Size | None = None
@@ -65,7 +71,7 @@ class ResidualBlock(nn.Module):
             context: Time.
             size: H', W' of a block that enlarges; None for any other.
         """
-        h: Tensor = self.activation(self.norm1(x))
+        h = activated(self.activation, self.norm1(x), self.norm1)
         if self.halves:
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif size is not None:
@@ -76,13 +82,14 @@ class ResidualBlock(nn.Module):
         ]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
-            h = self.norm2(h + shift)
-        h = self.conv2(self.dropout(self.activation(h)))
+            h = self.norm2(added(shift, h, self.conv1))
+        h = self.conv2(self.dropout(activated(self.activation, h, self.norm2)))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        return x + h if self.scale == 1.0 else (x + h) / self.scale
+        h = added(x, h, self.conv2)
+        return h if self.scale == 1.0 else h / self.scale
 
 
 @final
@@ -95,10 +102,12 @@ class UpsampleTo(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c i j"]:
         """[B, channels, H, W] to [B, channels, *size]."""
+        if size == (2 * x.shape[2], 2 * x.shape[3]) and folds(x, self.conv):
+            return upsampled_conv(x, self.conv.weight, self.conv.bias)
         enlarged: Tensor = self.conv(enlarge(x, size))
         return enlarged
 
