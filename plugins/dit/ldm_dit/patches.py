@@ -74,7 +74,9 @@ class PatchEmbed(nn.Module):
     def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Tokens [B, rows * columns, width] of a latent [B, C, H, W]; any grid of whole patches."""
         patches: Tensor = self.proj(z)
-        return patches.flatten(2).transpose(1, 2) + self._position(patches.shape[-2], patches.shape[-1])
+        # Channels have to lie fastest: a sum takes the layout of its terms over, and every layer norm would copy it.
+        tokens = patches.flatten(2).transpose(1, 2).contiguous()
+        return tokens + self._position(patches.shape[-2], patches.shape[-1])
 
     def _position(self, rows: int, columns: int) -> Tensor:
         here = self.pos_embed
