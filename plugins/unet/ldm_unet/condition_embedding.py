@@ -43,7 +43,7 @@ class FourierTimes(nn.Module):
             like: Gives device and dtype of the result.
         """
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        angle = time.to(like.device, dtype)[:, None] * self.weight.to(dtype) * 2 * math.pi
+        angle = time.to(like.device, dtype, non_blocking=True)[:, None] * self.weight.to(dtype) * 2 * math.pi
         halves = (angle.cos(), angle.sin()) if self.cosine_first else (angle.sin(), angle.cos())
         return torch.cat(halves, dim=1).to(like.dtype)
 
