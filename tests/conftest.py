@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def _threads() -> None:
     import torch
 
     torch.set_num_threads(1 if IS_WORKER else min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of one machine with two cores, whose workers import what tests import; `engine("ray")` uses it."""
+    ray = pytest.importorskip("ray")
+    from ldm_registry.engines.ray_cluster import connected
+
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with connected(workers=2):
+            yield
+    assert not ray.is_initialized()
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,8 @@ LAYERS = (
         "digests",
         "golden",
         "authoring.manifest",
+        "engines",
+        "engines.*",
         "travel",
         "travel.references",
         "travel.listing",
@@ -187,7 +189,9 @@ def test_core_imports_no_plugin_and_nothing_beside_its_dependencies() -> None:
     allowed = {*sys.stdlib_module_names, *declared.split(), "jaxtyping", "ldm_registry", "pytest"}
     found = {(module, name.split(".")[0]) for module, path in CORE_FILES.items() for name, _ in imports(path)}
     assert {(module, name) for module, name in found if name not in allowed} <= {
-        ("diagnostics.similarity", "torchmetrics")  # an extra, imported where it is used
+        ("diagnostics.similarity", "torchmetrics"),  # an extra, imported where it is used
+        ("engines.ray_cluster", "ray"),
+        ("engines.ray_engine", "ray"),
     }
 
 
@@ -259,6 +263,7 @@ def test_the_tests_of_a_plugin_import_no_other_plugin(path: Path) -> None:
         "hookspecs",
         "registry",
         "training.settings",
+        "engines.opening",
         "cli.app",
     ],
 )
@@ -266,4 +271,4 @@ def test_reading_specs_and_listing_plugins_costs_no_torch(module: str) -> None:
     name = f"ldm_registry.{module}".removesuffix(".")
     code = f"import sys, {name}; print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"torch", "huggingface_hub"} & set(ended.stdout.split()) == set()
+    assert {"torch", "huggingface_hub", "ray"} & set(ended.stdout.split()) == set()

@@ -35,6 +35,26 @@ Conditions = Annotated[
 Images = Annotated[int, typer.Option("-n", min=1, max=100_000, help="How many images.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write even where something else lies already.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="ENGINE",
+        help="`ray` does the work on workers of a Ray cluster; default: this process.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Of the head of a Ray cluster, or `auto`; default: RAY_ADDRESS, else a Ray on this machine.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="On Ray; default: one for each GPU, or for each core."),
+]
 
 
 def resolve(

@@ -1,0 +1,173 @@
+"""Joining a Ray cluster, or starting one on this machine that ends with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from ldm_registry.engines.extras import missing_extra
+from ldm_registry.engines.node_report import check_nodes, node_report
+from ldm_registry.errors import LdmError, NetworkError, PluginError, ResourceError, SpecError
+
+ADDRESS = "RAY_ADDRESS"
+PROBE_S = 5.0
+REPORT_S = 120.0
+"""After which a node that has not told its versions counts as one that does not answer: a worker has to start there."""
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a Ray of our own: tasks and results are small, while Ray would take a third of the memory."""
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+def required_ray() -> ModuleType:
+    """Ray.
+
+    Raises:
+        SpecError: It is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "Ray") from error
+    return ray
+
+
+@contextmanager
+def connected(address: str | None = None, *, workers: int | None = None) -> Iterator[None]:
+    """Be part of a Ray cluster whose nodes all run what this process runs.
+
+    A Ray that this process has joined already is used and left as it is.
+
+    Args:
+        address: `HOST:PORT` of its head, or `auto`; None is RAY_ADDRESS, else a Ray of our own on this machine.
+        workers: How many of one core each a Ray of our own has room for at least.
+
+    Raises:
+        SpecError: Ray is not installed, or this is no address.
+        NetworkError: Nobody answers there.
+        PluginError: Ray, Python, this package, a plugin or torch has another version there.
+        ResourceError: Ray cannot be started on this machine.
+    """
+    ray = required_ray()
+    if ray.is_initialized():
+        _check_nodes(ray)
+        yield
+        return
+    address = address or os.environ.get(ADDRESS) or "local"
+    with _signal_kept():
+        if address == "local":
+            _start(ray, workers)
+        else:
+            _join(ray, address)
+    try:
+        if address != "local":
+            _check_nodes(ray)
+        yield
+    finally:
+        with _signal_kept():
+            ray.shutdown()
+
+
+def _start(ray: ModuleType, workers: int | None) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    room = {} if workers is None else {"num_cpus": max(cores, workers)}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **room, **QUIET)
+    except Exception as error:
+        ray.shutdown()
+        raise ResourceError(
+            "Ray could not be started on this machine",
+            str(error).strip().splitlines(),
+            hint="without --on ray the same command does its work in this process",
+        ) from error
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    if address != "auto":
+        _probe(address)
+    try:
+        ray.init(address, **QUIET)
+    except Exception as error:
+        ray.shutdown()
+        raise _refusal(address, error) from error
+
+
+def _probe(address: str) -> None:
+    """Ask whether anybody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise SpecError(
+            f"{address!r} is no address of a Ray cluster",
+            hint="give HOST:PORT of its head (its port is 6379 unless it was told otherwise), or auto",
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S):
+            pass
+    except (OSError, OverflowError) as error:
+        raise NetworkError(
+            f"no Ray cluster answers at {address}: {error}",
+            hint="`ray status` on its head says whether it runs; without an address, Ray is started on this machine",
+        ) from error
+
+
+def _refusal(address: str, error: Exception) -> LdmError:
+    """In our words, what Ray raises where a cluster cannot be joined."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if "ersion mismatch" in str(error):
+        return PluginError(
+            f"the Ray cluster at {address} runs another version of Ray or Python than this process",
+            lines,
+            hint="install the same versions here and there",
+        )
+    return NetworkError(
+        f"the Ray cluster at {address} cannot be joined",
+        lines or [type(error).__name__],
+        hint="start the command on a machine of the cluster; `ray start --address=HOST:PORT` makes this one of them",
+    )
+
+
+def _check_nodes(ray: ModuleType) -> None:
+    """Let every node tell what it runs."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(node_report)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            told = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
+            asked[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = told
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=REPORT_S)
+    check_nodes(node_report(), {name: _told(ray, ref) for name, ref in asked.items()})
+
+
+def _told(ray: ModuleType, report: Any) -> Mapping[str, str] | str:
+    try:
+        told: Mapping[str, str] = ray.get(report, timeout=0)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(report, force=True)
+        return f"does not answer within {REPORT_S:.0f} s"
+    except ray.exceptions.RayError as error:
+        lines = [line for line in str(error).splitlines() if "Error: " in line]
+        return f"cannot tell what it runs: {(lines or [type(error).__name__])[-1].strip()}"
+    return told
+
+
+@contextmanager
+def _signal_kept() -> Iterator[None]:
+    """Meanwhile SIGTERM may be given another handler, which it does not keep: Ray takes it for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ldm_registry.engines import Outcome, engine
+from ldm_registry.engines.node_report import check_nodes, differences, node_report
+from ldm_registry.errors import NetworkError, PluginError, SpecError
+
+TASKS = ["3", "x", "5"]
+OUTCOMES: list[Outcome[str, int]] = [
+    Outcome(0, "3", 3),
+    Outcome(1, "x", None, "ValueError: invalid literal for int() with base 10: 'x'"),
+    Outcome(2, "5", 5),
+]
+
+
+def test_here_a_task_that_fails_is_an_outcome_and_the_others_go_on() -> None:
+    with engine() as here:
+        assert here.name == "here"
+        assert list(here.outcomes(int, TASKS)) == OUTCOMES
+
+
+def test_an_error_of_ours_is_told_with_its_problems_and_its_hint() -> None:
+    with engine("here") as here:
+        (outcome,) = here.outcomes(_refuse, ["this"])
+    assert outcome.error == "SpecError: not this"
+    assert outcome.error_lines == ("it is this", "take that")
+
+
+def _refuse(task: str) -> None:
+    raise SpecError(f"not {task}", [f"it is {task}"], hint="take that")
+
+
+def test_tasks_are_pulled_as_they_are_done() -> None:
+    tasks = iter(range(9))
+    with engine() as here:
+        next(here.outcomes(abs, tasks))
+        assert next(tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("on", "options", "said"),
+    [
+        ("rya", {}, "'ray'"),
+        (None, {"address": "head:6379"}, "--on ray"),
+        ("here", {"workers": 2}, "--on ray"),
+        ("ray", {"workers": 0}, "1 or more"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(on: str | None, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError) as raised, engine(on, **options):
+        pass
+    assert said in str(raised.value)
+
+
+def test_without_ray_the_error_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["ray"] = None
+from ldm_registry.engines import engine
+from ldm_registry.errors import SpecError
+try:
+    with engine("ray"):
+        raise AssertionError
+except SpecError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "ldm-registry[ray]"' in ended.stdout
+
+
+def test_another_version_on_a_node_is_named_with_both_versions() -> None:
+    ours = {"ldm-registry": "1.0", "torch": "2.9", "ldm-dit": "1.1"}
+    assert differences(ours, ours) == []
+    with pytest.raises(PluginError) as raised:
+        check_nodes(
+            ours,
+            {
+                "10.0.0.1": ours,
+                "10.0.0.2": {"ldm-registry": "0.9", "torch": "2.9", "ldm-odd": "3"},
+                "10.0.0.3": "does not answer",
+            },
+        )
+    assert raised.value.problems == (
+        "node 10.0.0.2: ldm-registry is 1.0 here, 0.9 there",
+        "node 10.0.0.2: ldm-dit is 1.1 here, not installed there",
+        "node 10.0.0.2: ldm-odd is not installed here, 3 there",
+        "node 10.0.0.3: does not answer",
+    )
+
+
+def test_a_node_tells_of_this_package_and_its_libraries() -> None:
+    assert {"python", "ldm-registry", "torch", "ray"} <= set(node_report())
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [("127.0.0.1:1", NetworkError), ("nowhere", SpecError), ("ray://127.0.0.1:10001", SpecError)],
+)
+def test_an_address_where_no_cluster_is_is_an_error_at_once(address: str, kind: type[Exception]) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(kind) as raised, engine("ray", address=address):
+        pass
+    assert address in str(raised.value)
+
+
+@pytest.mark.slow
+def test_on_ray_the_outcomes_are_those_of_this_process_and_a_worker_that_dies_is_replaced(
+    local_ray: Any, tmp_path: Any
+) -> None:
+    with engine("ray") as workers:
+        assert workers.name == "ray"
+        assert sorted(workers.outcomes(int, TASKS), key=_index) == OUTCOMES
+        done = sorted(workers.outcomes(partial(_dies_once, str(tmp_path)), [1, 2]), key=_index)
+        assert [(one.result, one.error) for one in done] == [(1, None), (2, None)]
+        (lost,) = workers.outcomes(os._exit, [1])
+        assert lost.result is None
+        assert "its worker died 3 times" in str(lost.error)
+        with pytest.raises(SpecError, match="GPU"):
+            next(workers.outcomes(int, TASKS, gpu=True))
+
+
+def _index(outcome: Outcome[Any, Any]) -> int:
+    return outcome.index
+
+
+def _dies_once(folder: str, task: int) -> int:
+    path = os.path.join(folder, str(task))
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), 9)
+    return task
