@@ -192,6 +192,7 @@ def test_core_imports_no_plugin_and_nothing_beside_its_dependencies() -> None:
         ("diagnostics.similarity", "torchmetrics"),  # an extra, imported where it is used
         ("engines.ray_cluster", "ray"),
         ("engines.ray_engine", "ray"),
+        ("streaming.crew", "ray"),
     }
 
 

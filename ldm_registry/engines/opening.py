@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
+from ldm_registry.engines.extras import missing_extra
 from ldm_registry.engines.here import Here
 from ldm_registry.engines.outcome import Engine
 from ldm_registry.errors import SpecError, did_you_mean
@@ -42,7 +44,7 @@ def engine(
 
 
 def runs_on_ray(on: str | None, *, address: str | None = None, workers: int | None = None) -> bool:
-    """Whether Ray is asked for.
+    """Whether Ray is asked for, which has to be installed then.
 
     Args:
         on: As `engine`.
@@ -50,7 +52,7 @@ def runs_on_ray(on: str | None, *, address: str | None = None, workers: int | No
         workers: As `engine`.
 
     Raises:
-        SpecError: There is no such engine, or options of Ray are given without it.
+        SpecError: There is no such engine, options of Ray are given without it, or Ray is not installed.
     """
     if on not in (None, HERE, RAY):
         raise SpecError(f"there is no engine {on!r} to run on; {did_you_mean(str(on), (HERE, RAY))}")
@@ -59,4 +61,6 @@ def runs_on_ray(on: str | None, *, address: str | None = None, workers: int | No
         raise SpecError(f"{option} is given, but work is to be done in this process", hint="add --on ray")
     if workers is not None and workers < 1:
         raise SpecError(f"{workers} workers do nothing; expected 1 or more")
+    if on == RAY and find_spec("ray") is None:
+        raise missing_extra("ray", "Ray")
     return on == RAY

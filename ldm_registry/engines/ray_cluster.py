@@ -24,7 +24,7 @@ OBJECT_STORE_BYTES = 512 * 2**20
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
-def required_ray() -> ModuleType:
+def _required_ray() -> ModuleType:
     """Ray.
 
     Raises:
@@ -53,7 +53,7 @@ def connected(address: str | None = None, *, workers: int | None = None) -> Iter
         PluginError: Ray, Python, this package, a plugin or torch has another version there.
         ResourceError: Ray cannot be started on this machine.
     """
-    ray = required_ray()
+    ray = _required_ray()
     if ray.is_initialized():
         _check_nodes(ray)
         yield

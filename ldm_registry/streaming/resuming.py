@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ldm_registry.errors import SpecError
-from ldm_registry.pipeline import Pipeline
-from ldm_registry.streaming.batch_size import fitting_batch
+from ldm_registry.spec import ImageSpec
 from ldm_registry.streaming.folder import clear
-from ldm_registry.streaming.identity import Identity, identity_of, surroundings
+from ldm_registry.streaming.identity import Identity
+from ldm_registry.streaming.making import Maker
 from ldm_registry.streaming.manifest import Manifest, read_manifest
 from ldm_registry.streaming.plan import Plan, usual_shard_size
 
@@ -44,14 +45,23 @@ class Wish:
 
 
 def prepared(
-    pipe: Pipeline, wish: Wish, folder: Path, *, overwrite: bool, interrupted: Callable[[], bool]
+    identity: Identity,
+    image: ImageSpec,
+    wish: Wish,
+    folder: Path,
+    maker: Maker,
+    *,
+    overwrite: bool,
+    interrupted: Callable[[], bool],
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest that a session goes on from, and what is to be said about it.
 
     Args:
-        pipe: What will run.
+        identity: Of what will run.
+        image: Size of its images.
         wish: What was asked for.
         folder: Claimed.
+        maker: Will make the shards, and measures how many images it makes at once.
         overwrite: Replace a run that differs.
         interrupted: Whether to leave off comparing files.
 
@@ -59,7 +69,7 @@ def prepared(
         SpecError: The folder holds another run.
         ResourceError: The manifest cannot be written.
     """
-    identity, earlier = identity_of(pipe), read_manifest(folder)
+    earlier = read_manifest(folder)
     if earlier is not None:
         differences = [*identity.differences(earlier.identity), *wish.differences(earlier.plan)]
         if differences and not overwrite:
@@ -70,32 +80,44 @@ def prepared(
             )
         earlier = None if differences else earlier
     if earlier is None:
-        manifest, notes = _begun(pipe, wish, folder, identity)
+        manifest, notes = _begun(identity, image, wish, folder, maker)
     else:
         manifest, notes = _gone_on(
             replace(earlier, plan=replace(earlier.plan, n=wish.n)), folder, interrupted
         )
-    here = surroundings()
-    if not manifest.sessions or manifest.sessions[-1] != here:
-        if manifest.shards:
-            notes.append(
-                "not the versions or the machine of the last session: pixels may differ by one in 256"
-            )
-        manifest = replace(manifest, sessions=(*manifest.sessions, here))
+    here = maker.surroundings()
+    if here is not None and (not manifest.sessions or manifest.sessions[-1] != here):
+        manifest, note = joined(manifest, here)
+        notes += [note] if note else []
     manifest.write(folder)
     return manifest, tuple(notes)
 
 
-def _begun(pipe: Pipeline, wish: Wish, folder: Path, identity: Identity) -> tuple[Manifest, list[str]]:
-    notes, batch, image = [], wish.batch, pipe.spec.image
+def joined(manifest: Manifest, here: Mapping[str, Any]) -> tuple[Manifest, str | None]:
+    """The manifest of a run that goes on in other surroundings, and what is to be said about that.
+
+    Args:
+        manifest: Lists the surroundings so far.
+        here: Versions and machine that make images from now on.
+    """
+    note = None
+    if manifest.sessions and manifest.shards:
+        note = "not the versions or the machine of the last session: pixels may differ by one in 256"
+    return replace(manifest, sessions=(*manifest.sessions, here)), note
+
+
+def _begun(
+    identity: Identity, image: ImageSpec, wish: Wish, folder: Path, maker: Maker
+) -> tuple[Manifest, list[str]]:
+    notes, batch = [], wish.batch
     Plan(
         wish.n, batch or 1, wish.shard_size or 1
     )  # refuses what cannot be before anything is removed or measured
-    clear(folder)
     if batch is None:
-        sized = fitting_batch(pipe, wish.n)
+        sized = maker.fitting_batch(wish.n)
         batch = sized.batch
         notes.append(str(sized))
+    clear(folder)
     usual = usual_shard_size(wish.n, batch, image.channels * image.height * image.width)
     return Manifest(identity, Plan(wish.n, batch, wish.shard_size or usual), {}), notes
 

@@ -1,95 +1,103 @@
-"""One session of a run: samples the batches of all shards that are missing, and hands them to whoever writes."""
+"""One session of a run: has the shards made that are missing, and records what is finished."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-import torch
-
-from ldm_registry.errors import ResourceError
-from ldm_registry.pipeline import Decoded, Event, Pipeline, Started, Stepped
-from ldm_registry.report.timing import to_pixels
-from ldm_registry.streaming.batch_size import is_out_of_memory
+from ldm_registry.streaming.making import Made, Maker
 from ldm_registry.streaming.manifest import MANIFEST, Manifest
 from ldm_registry.streaming.progress import Progress
-from ldm_registry.streaming.shard_file import Sidecars
-from ldm_registry.streaming.writing import Writing
+from ldm_registry.streaming.resuming import joined
 
 FINISHED, INTERRUPTED = "finished", "interrupted"
+WRITING_SHARE = 0.05
+"""Of the time may go into writing the manifest, which grows with the run: what it does not list is made again."""
 
 
 @final
 class Session:
-    """Makes what is missing.
+    """Has made what is missing.
 
     Args:
-        pipe: What makes it.
+        maker: Makes it.
         folder: Claimed.
         manifest: What there is already.
-        interrupted: Whether to stop; asked after every step.
+        interrupted: Whether to stop; asked after every report of the maker.
     """
 
     def __init__(
-        self, pipe: Pipeline, folder: Path, manifest: Manifest, interrupted: Callable[[], bool]
+        self, maker: Maker, folder: Path, manifest: Manifest, interrupted: Callable[[], bool]
     ) -> None:
-        self._pipe, self._folder, self._manifest = pipe, folder, manifest
+        self._maker, self._folder, self._manifest = maker, folder, manifest
         self._interrupted = interrupted
+        self._shards = dict(manifest.shards)
         self._found = self._whole = manifest.whole
-        self._made = 0
         self._begin = time.monotonic()
+        self._is_written, self._next_writing_s = True, 0.0
 
     def reports(self, notes: tuple[str, ...] = ()) -> Iterator[Progress]:
-        """Work as it is pulled: a report at the beginning, after every step, and at the end.
+        """Work as it is pulled: a report at the beginning, as often as the maker tells of its work, and at the end.
 
         Args:
             notes: For the first report.
         """
         yield self._report(notes=notes)
-        writing = Writing(self._folder, Sidecars(self._pipe.spec))
-        try:
-            with writing:
-                yield from self._sampled(writing)
-        finally:
-            self._record(writing)
-        is_finished = self._whole == self._manifest.plan.n
-        yield self._report(stopped=FINISHED if is_finished else INTERRUPTED)
-
-    def _sampled(self, writing: Writing) -> Iterator[Progress]:
-        """Sample until nothing is missing or a signal has come."""
         plan = self._manifest.plan
-        missing = [shard for shard in plan.shards() if shard.number not in self._manifest.shards]
-        for shard in missing:
-            for images in shard.batches(plan.batch):
-                steps = 0
-                for event in sampling(self._pipe, images):
-                    if self._interrupted():
-                        return
-                    if isinstance(event, Started):
-                        steps = len(event.levels) - 1
-                    elif isinstance(event, Stepped):
-                        yield self._report(len(images) * (event.index + 1) / (steps + 1))
-                    elif isinstance(event, Decoded):
-                        writing.put(shard, to_pixels(event.image))
-                self._made += len(images)
-                self._record(writing)
+        missing = [shard for shard in plan.shards() if shard.number not in self._shards]
+        made = 0.0
+        try:
+            if missing:
+                with closing(self._maker.making(plan, missing)) as happening:
+                    for so_far in happening:
+                        made = so_far.images
+                        self._record()
+                        if self._interrupted():
+                            break
+                        yield self._report(made, notes=(*so_far.notes, *self._joined(so_far)))
+        finally:
+            self._record(last=True)
+        is_finished = self._whole == plan.n
+        yield self._report(made, stopped=FINISHED if is_finished else INTERRUPTED)
 
-    def _record(self, writing: Writing) -> None:
-        """List the shards that were finished meanwhile."""
-        for shard, entry in writing.finished():
-            self._manifest = self._manifest.with_shard(shard.number, entry)
-            self._manifest.write(self._folder)
+    def _joined(self, so_far: Made) -> list[str]:
+        """Note in the manifest on what machines shards are made, and say where one is new to the run."""
+        notes = []
+        for here in so_far.surroundings:
+            if here not in self._manifest.sessions:
+                listed = replace(self._manifest, shards=self._shards)
+                self._manifest, note = joined(listed, here)
+                self._is_written = False
+                notes += [note] if note else []
+        return notes
+
+    def _record(self, *, last: bool = False) -> None:
+        """List the shards that were finished meanwhile.
+
+        Args:
+            last: Whether the manifest has to say so in any case.
+        """
+        for shard, entry in self._maker.finished():
+            self._shards[shard.number] = entry
             self._whole += entry.count
+            self._is_written = False
+        begin = time.monotonic()
+        if not self._is_written and (last or begin >= self._next_writing_s):
+            replace(self._manifest, shards=self._shards).write(self._folder)
+            end = time.monotonic()
+            self._is_written, self._next_writing_s = True, end + (end - begin) / WRITING_SHARE
 
     def _report(
-        self, share: float = 0.0, *, notes: tuple[str, ...] = (), stopped: str | None = None
+        self, made: float = 0.0, *, notes: tuple[str, ...] = (), stopped: str | None = None
     ) -> Progress:
         """Where the session stands.
 
         Args:
-            share: Of the batch at hand, images.
+            made: Images of this session.
             notes: To be told.
             stopped: Why it ends here.
         """
@@ -99,37 +107,8 @@ class Session:
             spec_sha256=self._manifest.identity.spec_sha256,
             whole=self._whole,
             found=self._found,
-            made=self._made + share,
+            made=made,
             elapsed_s=time.monotonic() - self._begin,
             notes=notes,
             stopped=stopped,
         )
-
-
-def sampling(pipe: Pipeline, images: range) -> Iterator[Event]:
-    """The events of one batch.
-
-    Args:
-        pipe: What makes it.
-        images: Indices of neighbours in the run.
-
-    Raises:
-        ResourceError: Memory is short.
-    """
-    try:
-        yield from _inferred(pipe, images)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ResourceError(
-            f"{len(images)} images at once do not fit into memory",
-            [str(error).partition("\n")[0]],
-            hint="finished shards are whole; free memory and give the same command again, or start anew with a "
-            "smaller --batch",
-        ) from error
-
-
-@torch.inference_mode()
-def _inferred(pipe: Pipeline, images: range) -> Iterator[Event]:
-    """Under inference mode while it works, not while its consumer does."""
-    yield from pipe.trace(len(images), offset=images.start, synchronise=False)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ldm_registry.cli.arguments import (
+    Address,
     Conditions,
     Device,
     Images,
     Json,
+    On,
     Output,
     Overwrite,
     Seed,
     Spec,
+    Workers,
     resolve,
 )
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
@@ -64,26 +67,34 @@ def run(
         int | None,
         typer.Option("--shard-size", min=1, help="Images in a shard; default: for about 32 shards."),
     ] = None,
+    on: On = None,
+    address: Address = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> Result:
     """Make images: a file for each, a grid, and a record from which the run repeats to the bit.
 
     More than a few are streamed to WebDataset shards. Such a run may be stopped at any time: the same command goes on.
+    With `--on ray` workers on all nodes of a Ray cluster make the same shards.
 
     SPEC may also be the run.json of an earlier run: it is repeated, and exit code 1 says that a pixel differs.
     """
+    from ldm_registry.engines.opening import runs_on_ray
+
+    on_ray = runs_on_ray(on, address=address, workers=workers)
     from ldm_registry.report.repetition import Plan, carry_out, repeat, usual_n
     from ldm_registry.report.run_record import RECORD, claim_folder, summary
 
     if Path(spec).name == RECORD:
-        _to_shards(0, shards, shard_size, of_record=True)
+        _to_shards(0, shards or on_ray or None, shard_size, of_record=True)
         plan = repeat(Path(spec))
     else:
         resolved = resolve(spec, seed=seed, device=device, conditions=condition)
         plan = Plan(resolved, n or usual_n(resolved), batch)
-        if _to_shards(plan.n, shards, shard_size):
-            return _streamed(plan, output, shard_size, overwrite=overwrite)
+        if _to_shards(plan.n, shards, shard_size, on_ray=on_ray):
+            where = {"on": on, "address": address, "workers": workers}
+            return _streamed(plan, output, shard_size, where if on_ray else {}, overwrite=overwrite)
     claim_folder(output, overwrite=overwrite)
     document, differing = carry_out(plan, output, shown)
     compared = {"repeats": plan.earlier is not None, "differing": differing}
@@ -92,34 +103,49 @@ def run(
     )
 
 
-def _to_shards(n: int, shards: bool | None, shard_size: int | None, *, of_record: bool = False) -> bool:
-    """Whether a run is written as shards, as its options say or its size suggests.
+def _to_shards(
+    n: int, shards: bool | None, shard_size: int | None, *, of_record: bool = False, on_ray: bool = False
+) -> bool:
+    """Whether a run is written as shards, as its options say or its size suggests; on Ray it always is.
 
     Raises:
         SpecError: The options contradict one another, or what is to be repeated.
     """
-    wanted = shards or shard_size is not None
+    wanted = shards or shard_size is not None or on_ray
     if wanted and (of_record or shards is False):
         from ldm_registry.errors import SpecError
 
         reason = "a run.json is repeated as files" if of_record else "--no-shards asks for files"
-        raise SpecError(f"{reason}, and --shards or --shard-size for shards", hint="leave one of them out")
+        raise SpecError(
+            f"{reason}, and --shards, --shard-size or --on ray for shards", hint="leave one of them out"
+        )
     return wanted or (shards is None and n > MOST_FILES)
 
 
-def _streamed(plan: Plan, output: Path, shard_size: int | None, *, overwrite: bool) -> Result:
-    """A run to shards, with progress on stderr; interrupted, it ends with the exit code of an interrupted command."""
+def _streamed(
+    plan: Plan, output: Path, shard_size: int | None, where: dict[str, Any], *, overwrite: bool
+) -> Result:
+    """A run to shards, with progress on stderr; interrupted, it ends with the exit code of an interrupted command.
+
+    Args:
+        plan: What to make.
+        output: Folder.
+        shard_size: Images in a shard.
+        where: Options of `stream` for workers elsewhere; empty for this process.
+        overwrite: As the option.
+    """
     from ldm_registry.assembly import assemble
     from ldm_registry.report.streamed import describe, line, summary
     from ldm_registry.streaming import stream
+    from ldm_registry.streaming.elsewhere import template
 
     on_stderr = Line()
-    pipe = assemble(plan.spec)
+    pipe = template(plan.spec) if where else assemble(plan.spec)
     for warning in pipe.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     try:
         for progress in stream(
-            pipe, plan.n, output, batch=plan.batch, shard_size=shard_size, overwrite=overwrite
+            pipe, plan.n, output, batch=plan.batch, shard_size=shard_size, overwrite=overwrite, **where
         ):
             for note in progress.notes:
                 print(note, file=sys.stderr)
