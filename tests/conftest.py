@@ -54,6 +54,7 @@ def local_ray() -> Iterator[None]:
     path = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_worker_niceness", "0")  # else whatever else runs on the machine goes first
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected(workers=2):
             yield
