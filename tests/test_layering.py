@@ -91,6 +91,7 @@ LAYERS = (
         "training.*",
         "costs",
         "costs.*",
+        "matrix",
         "diagnostics",
         "diagnostics.*",
         "report",

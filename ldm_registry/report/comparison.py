@@ -1,4 +1,4 @@
-"""Specs side by side on the same seeds: one picture and one table."""
+"""Specs side by side on the same seeds: one picture and one table. A spec that fails is a row with its error."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_registry import errors
-from ldm_registry.errors import LdmError, SpecError
+from ldm_registry.engines.outcome import Engine
+from ldm_registry.errors import SpecError
+from ldm_registry.matrix import Failed, failure, outcomes
 from ldm_registry.report.grid import grid
 from ldm_registry.report.measurement import ANSWER, PIXELS, Measurement
-from ldm_registry.report.tables import number, table
 from ldm_registry.spec import PipelineSpec, dump_spec
 from ldm_registry.travel.in_specs import lock_path
 from ldm_registry.travel.lock import LOCK
 
 RECORD, PICTURE = "compare.json", "compare.png"
-ROWS: tuple[tuple[str, str, int], ...] = (
-    ("values_per_image", "values processed per image", 0),
-    ("denoiser_parameters", "parameters of the denoiser", 0),
-    ("codec_parameters", "parameters of the codec", 0),
-    ("steps", "steps", 0),
-    ("step_ms", "time per step, all images [ms]", 1),
-    ("image_ms", "time per image [ms]", 1),
-    ("decoder_ms", "of which decoding [ms]", 1),
-    ("peak_memory_mib", "peak memory above idle [MiB]", 0),
+STDERR = 2
+"""Its file descriptor: standard output is for the result alone."""
+RATIOS = (
+    "values_per_image",
+    "denoiser_parameters",
+    "codec_parameters",
+    "steps",
+    "step_ms",
+    "image_ms",
+    "decoder_ms",
+    "peak_memory_mib",
 )
+"""Figures that are also given as multiples: of the first spec, over each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +56,74 @@ class Compared:
     seeds: tuple[int, ...]
 
 
-def compare(specs: Sequence[tuple[str, PipelineSpec]], n: int, seed: int | None) -> Iterator[Compared]:
-    """Measure specs one after the other, each in a process of its own.
+Row = Compared | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to measure.
+
+    Attributes:
+        name: That the spec is reported under.
+        spec: What to run.
+        n: Images, made at once.
+        seed: Of image 0.
+    """
+
+    name: str
+    spec: PipelineSpec
+    n: int
+    seed: int
+
+
+def ask(specs: Sequence[tuple[str, PipelineSpec] | Failed], n: int, seed: int | None) -> list[Asked | Failed]:
+    """What there is to measure, in the order of the specs.
 
     Args:
-        specs: Each with the name that it is reported under.
-        n: Images of each, made at once.
+        specs: Each with the name that it is reported under, or why it could not be read.
+        n: Images of each.
         seed: Of image 0; None takes the first spec's for all of them.
 
     Raises:
         SpecError: Two specs make images of different sizes.
-        LdmError: As assembling the spec.
     """
-    sizes = {f"{name}: {spec.image}" for name, spec in specs}
-    if len({(spec.image.height, spec.image.width) for _, spec in specs}) > 1:
-        raise SpecError("only specs of one image size can be laid side by side", sorted(sizes))
-    first = specs[0][1].seed if seed is None else seed
-    for name, spec in specs:
-        yield _measure_apart(name, spec, n, first)
+    read = [one for one in specs if not isinstance(one, Failed)]
+    if len({(spec.image.height, spec.image.width) for _, spec in read}) > 1:
+        sizes = sorted({f"{name}: {spec.image}" for name, spec in read})
+        raise SpecError("only specs of one image size can be laid side by side", sizes)
+    first = read[0][1].seed if seed is None and read else seed or 0
+    return [one if isinstance(one, Failed) else Asked(*one, n, first) for one in specs]
+
+
+def compare(asked: Sequence[Asked | Failed], workers: Engine) -> Iterator[tuple[int, Row]]:
+    """Measure specs, each in a process of its own.
+
+    Args:
+        asked: As `ask` returned it.
+        workers: Who does it.
+
+    Yields:
+        Every row with its place in the order of the specs, as soon as it is known.
+
+    Raises:
+        SpecError: As `matrix.outcomes`.
+    """
+    yield from ((place, one) for place, one in enumerate(asked) if isinstance(one, Failed))
+    places = [place for place, one in enumerate(asked) if isinstance(one, Asked)]
+    tasks = [one for one in asked if isinstance(one, Asked)]
+    for outcome in outcomes(workers, measure_apart, tasks, [one.spec for one in tasks]):
+        row = failure(outcome.task.name, outcome) if outcome.result is None else outcome.result
+        yield places[outcome.index], row
+
+
+def measured(rows: Sequence[Row]) -> list[Compared]:
+    """The rows with figures."""
+    return [row for row in rows if isinstance(row, Compared)]
+
+
+def failed(rows: Sequence[Row]) -> list[Failed]:
+    """The rows without."""
+    return [row for row in rows if isinstance(row, Failed)]
 
 
 def picture(compared: Sequence[Compared]) -> Image.Image:
@@ -84,30 +137,33 @@ def picture(compared: Sequence[Compared]) -> Image.Image:
     )
 
 
-def to_document(compared: Sequence[Compared]) -> dict[str, Any]:
-    """The comparison as a JSON document."""
-    first = compared[0]
-    ratios = {key: [_ratio(first, one, key) for one in compared] for key, _, _ in ROWS}
+def to_document(rows: Sequence[Row]) -> dict[str, Any]:
+    """The comparison as a JSON document, in the order of the specs.
+
+    Args:
+        rows: A spec that failed has its error in place of figures, and null for each multiple.
+    """
+    compared = measured(rows)
     return {
-        "specs": [asdict(one.figures) for one in compared],
-        "first_over_each": ratios,
-        "seeds": list(first.seeds),
+        "specs": [
+            {"spec": row.name, **row.to_document()} if isinstance(row, Failed) else asdict(row.figures)
+            for row in rows
+        ],
+        "first_over_each": {
+            key: [None if isinstance(row, Failed) else ratio(compared[0], row, key) for row in rows]
+            for key in RATIOS
+        },
+        "seeds": list(compared[0].seeds) if compared else [],
+        "failed": len(rows) - len(compared),
     }
 
 
-def write(
-    folder: Path, compared: Sequence[Compared], document: Mapping[str, Any], *, overwrite: bool
-) -> Path:
-    """Write the picture and the figures.
+def claim(folder: Path, *, overwrite: bool) -> None:
+    """Refuse early a folder that a comparison is not to be written into.
 
     Args:
-        folder: Made when it is missing; an earlier comparison in it is replaced.
-        compared: What to draw.
-        document: What `to_document` returned.
-        overwrite: Also write into a folder that holds other things.
-
-    Returns:
-        The path of the picture.
+        folder: May be missing, or hold an earlier comparison.
+        overwrite: May hold other things too.
 
     Raises:
         SpecError: The folder holds something else, or is a file.
@@ -118,29 +174,37 @@ def write(
         raise SpecError(
             f"{folder} is not empty and holds no earlier comparison", hint="name another, or add --overwrite"
         )
+
+
+def write(folder: Path, rows: Sequence[Row], document: Mapping[str, Any]) -> Path | None:
+    """Write the picture and the figures.
+
+    Args:
+        folder: Made when it is missing; an earlier comparison in it is replaced.
+        rows: What to draw; those that failed are left out of the picture.
+        document: What `to_document` returned.
+
+    Returns:
+        The path of the picture; None where there is nothing to draw.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    picture(compared).save(folder / PICTURE)
     (folder / RECORD).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    compared = measured(rows)
+    if not compared:
+        (folder / PICTURE).unlink(missing_ok=True)
+        return None
+    picture(compared).save(folder / PICTURE)
     return folder / PICTURE
 
 
-def render(compared: Sequence[Compared]) -> str:
-    """One column for each spec; beside each but the first, how many times less it takes than the first."""
-    header = [f"{len(compared[0].seeds)} images at once"]
-    for position, one in enumerate(compared):
-        header += [one.figures.spec] if position == 0 else [one.figures.spec, "times less"]
-    lines = []
-    for key, label, digits in ROWS:
-        cells = [label]
-        for position, one in enumerate(compared):
-            cells.append(number(getattr(one.figures, key), digits))
-            if position:
-                cells.append(number(_ratio(compared[0], one, key), 1))
-        lines.append(cells)
-    return table(header, lines, right=range(1, len(header)))
+def ratio(first: Compared, other: Compared, key: str) -> float | None:
+    """How many times less one spec takes than the first; None where either takes nothing, or it is not known.
 
-
-def _ratio(first: Compared, other: Compared, key: str) -> float | None:
+    Args:
+        first: To count from.
+        other: The other spec.
+        key: Of the figure.
+    """
     mine, base = getattr(other.figures, key), getattr(first.figures, key)
     return base / mine if mine and base else None
 
@@ -149,25 +213,37 @@ def _colour(images: Tensor) -> Tensor:
     return images if images.shape[-1] == 3 else images.expand(*images.shape[:-1], 3)
 
 
-def _measure_apart(name: str, spec: PipelineSpec, n: int, seed: int) -> Compared:
+def measure_apart(asked: Asked) -> Row:
+    """Measure one spec in a process of its own, with as many threads as this one has.
+
+    Args:
+        asked: What to measure.
+    """
     with tempfile.TemporaryDirectory(prefix="ldm-compare-") as scratch:
         folder = Path(scratch)
-        (folder / "spec.yaml").write_text(dump_spec(spec, relative_to=folder), encoding="utf-8")
-        lock = lock_path(spec)
+        (folder / "spec.yaml").write_text(dump_spec(asked.spec, relative_to=folder), encoding="utf-8")
+        lock = lock_path(asked.spec)
         if lock is not None and lock.is_file():
             shutil.copyfile(lock, folder / LOCK)
-        request = folder / "request.json"
-        asked = {"spec": "spec.yaml", "name": name, "n": n, "seed": seed, "threads": torch.get_num_threads()}
-        request.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-m", "ldm_registry.report.measurement", str(request)]
-        ended = subprocess.run(command, stdout=sys.stderr.fileno(), check=False)
+        request = {"spec": "spec.yaml", "name": asked.name, "n": asked.n, "seed": asked.seed}
+        request["threads"] = torch.get_num_threads()
+        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", "ldm_registry.report.measurement", str(folder / "request.json")]
+        ended = subprocess.run(command, stdout=STDERR, check=False)
         if not (folder / ANSWER).is_file():
-            raise RuntimeError(f"measuring {name} ended with exit code {ended.returncode} and no figures")
+            return _without_answer(asked.name, ended.returncode)
         answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
         if "error" in answer:
-            kind: type[LdmError] = getattr(errors, answer["error"])
-            raise kind(f"{name}: {answer['summary']}", answer["problems"], answer["hint"])
+            return Failed(asked.name, answer["error"], tuple(answer["lines"]))
         pixels = torch.frombuffer(bytearray((folder / PIXELS).read_bytes()), dtype=torch.uint8)
         return Compared(
             Measurement(**answer["figures"]), pixels.reshape(answer["shape"]), tuple(answer["seeds"])
         )
+
+
+def _without_answer(name: str, returncode: int) -> Failed:
+    """The row of a process that ended without saying why."""
+    if returncode < 0:
+        said = f"ResourceError: the process that measured it was ended by signal {-returncode}"
+        return Failed(name, said, ("a system that is short of memory ends processes in this way",))
+    return Failed(name, f"RuntimeError: the process that measured it ended with exit code {returncode}")

@@ -16,11 +16,13 @@ import torch
 from ldm_registry.assembly import assemble
 from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
 from ldm_registry.costs.weights import parameters
-from ldm_registry.errors import LdmError
+from ldm_registry.engines.outcome import in_words
+from ldm_registry.errors import LdmError, ResourceError
 from ldm_registry.pipeline import Pipeline, Stepped, placement
 from ldm_registry.report.timing import TimedRun, drain, events
 from ldm_registry.runtime.compiled import runs_compiled
 from ldm_registry.spec import PipelineSpec, load_spec
+from ldm_registry.streaming.batch_size import is_out_of_memory
 
 PIXELS, ANSWER = "pixels.bin", "answer.json"
 
@@ -112,13 +114,23 @@ def main() -> int:
     try:
         spec = load_spec(folder / request["spec"])
         figures, run = measure(spec, request["name"], request["n"], request["seed"])
-    except LdmError as error:
-        answer: dict[str, object] = error.to_dict()
+    except Exception as error:  # a row of the comparison, whatever it is
+        first, lines = in_words(_in_short(error))
+        answer: dict[str, object] = {"error": first, "lines": lines}
     else:
         run.images.numpy().tofile(folder / PIXELS)
         answer = {"figures": asdict(figures), "shape": list(run.images.shape), "seeds": list(run.seeds)}
     (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
     return 0
+
+
+def _in_short(error: Exception) -> Exception:
+    """The error; where there was too little memory, one that says so."""
+    if isinstance(error, LdmError) or not is_out_of_memory(error):
+        return error
+    return ResourceError(
+        "there was not enough memory", [str(error).partition("\n")[0]], "ask for fewer images"
+    )
 
 
 if __name__ == "__main__":

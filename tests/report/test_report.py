@@ -8,7 +8,8 @@ import torch
 
 from ldm_registry.interfaces import NoiseLevel, NoiseLevels
 from ldm_registry.pipeline import Decoded, DenoiserCalled, Event, Started, Stepped
-from ldm_registry.report.comparison import Compared, picture, render, to_document
+from ldm_registry.report.comparison import Compared, picture, to_document
+from ldm_registry.report.comparison_table import render
 from ldm_registry.report.grid import GAP, grid
 from ldm_registry.report.measurement import Measurement
 from ldm_registry.report.run_record import pixels_sha256

@@ -24,6 +24,7 @@ from ldm_registry.cli.arguments import (
 )
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.cli.progress import Line, shown
+from ldm_registry.cli.spec_rows import read_specs
 
 if TYPE_CHECKING:
     from ldm_registry.report.repetition import Plan
@@ -185,23 +186,39 @@ def compare(
     n: Images = 6,
     seed: Seed = None,
     device: Device = None,
+    on: On = None,
+    address: Address = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> Result:
-    """Run specs on the same seeds, each in a process of its own: one picture, one table of what they cost."""
-    named = [(Path(spec).stem, resolve(spec, device=device)) for spec in specs]
-    from ldm_registry.report.comparison import compare as measured
-    from ldm_registry.report.comparison import render, to_document, write
+    """Run specs on the same seeds, each in a process of its own: one picture, one table of what they cost.
 
-    compared = []
-    for one in measured(named, n, seed):
-        print(f"{one.figures.spec}: {one.figures.image_ms:.0f} ms an image", file=sys.stderr)
-        compared.append(one)
-    document = to_document(compared)
-    lines = [render(compared)]
+    A spec that fails is a row with its error: exit code 1, or, where all fail, that of the first.
+    """
+    from ldm_registry.engines import engine
+    from ldm_registry.engines.opening import runs_on_ray
+
+    runs_on_ray(on, address=address, workers=workers)
+    from ldm_registry.matrix import exit_code
+    from ldm_registry.report.comparison import ask, claim, failed, to_document, write
+    from ldm_registry.report.comparison import compare as comparing
+    from ldm_registry.report.comparison_table import line, render
+
+    asked = ask(read_specs(specs, device=device), n, seed)
     if output is not None:
-        lines.append(f"picture: {write(output, compared, document, overwrite=overwrite)}")
-    return Result(document, "\n".join(lines))
+        claim(output, overwrite=overwrite)
+    rows = {}
+    with engine(on, address=address, workers=workers) as done_by:
+        for place, row in comparing(asked, done_by):
+            print(line(row), file=sys.stderr)
+            rows[place] = row
+    ordered = [rows[place] for place in range(len(asked))]
+    document = to_document(ordered)
+    text = render(ordered)
+    if output is not None and (shown := write(output, ordered, document)) is not None:
+        text += f"\npicture: {shown}"
+    return Result(document, text, exit_code(failed(ordered), len(ordered)))
 
 
 def swap(
