@@ -21,6 +21,8 @@ REPORT_S = 120.0
 """After which a node that has not told its versions counts as one that does not answer: a worker has to start there."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """Of a Ray of our own: tasks and results are small, while Ray would take a third of the memory."""
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+"""The header of an empty frame of HTTP/2, whose fourth byte is its kind."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -106,14 +108,25 @@ def _probe(address: str) -> None:
             f"{address!r} is no address of a Ray cluster",
             hint="give HOST:PORT of its head (its port is 6379 unless it was told otherwise), or auto",
         )
+    hint = "`ray status` on its head says whether it runs; without an address, Ray is started on this machine"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S):
-            pass
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as connection:
+            is_ray = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
-        raise NetworkError(
-            f"no Ray cluster answers at {address}: {error}",
-            hint="`ray status` on its head says whether it runs; without an address, Ray is started on this machine",
-        ) from error
+        raise NetworkError(f"no Ray cluster answers at {address}: {error}", hint=hint) from error
+    if not is_ray:
+        raise NetworkError(f"no Ray cluster answers at {address}, but something else", hint=hint)
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a server answers as one of HTTP/2 has to, on which Ray's head speaks (RFC 9113, sections 3.4 and 6.5)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+    frame = b""
+    while len(frame) < len(SETTINGS):
+        if not (received := connection.recv(len(SETTINGS) - len(frame))):
+            return False
+        frame += received
+    return frame[3] == SETTINGS[3]
 
 
 def _refusal(address: str, error: Exception) -> LdmError:

@@ -67,6 +67,10 @@ class Session:
     def _joined(self, so_far: Made) -> list[str]:
         """Note in the manifest on what machines shards are made, and say where one is new to the run."""
         notes = []
+        if so_far.surroundings and not so_far.images:
+            self._begin = (
+                time.monotonic()
+            )  # workers take a while to start, which says nothing about their rate
         for here in so_far.surroundings:
             if here not in self._manifest.sessions:
                 listed = replace(self._manifest, shards=self._shards)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -108,6 +110,24 @@ def test_an_address_where_no_cluster_is_is_an_error_at_once(address: str, kind: 
     with pytest.raises(kind) as raised, engine("ray", address=address):
         pass
     assert address in str(raised.value)
+
+
+def test_something_else_at_the_address_is_an_error_at_once() -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=_answer, args=(server,))
+        answering.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(NetworkError, match="something else"), engine("ray", address=address):
+            pass
+        answering.join()
+
+
+def _answer(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(64)
+        connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
 
 
 @pytest.mark.slow
