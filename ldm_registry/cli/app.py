@@ -18,6 +18,7 @@ from ldm_registry.cli.commands import (
     interchanging,
     making,
     plugins,
+    scoring,
     training,
     travelling,
 )
@@ -39,6 +40,7 @@ for command in (
     *interchanging.COMMANDS,
     *training.COMMANDS,
     *diagnosing.COMMANDS,
+    *scoring.COMMANDS,
     *benching.COMMANDS,
     *injecting.COMMANDS,
     *travelling.COMMANDS,

@@ -18,7 +18,7 @@ from ldm_registry.diagnostics.diagnosis import diagnose, subject_of
 from ldm_registry.diagnostics.injection import injected, known_faults
 from ldm_registry.diagnostics.probe import mse_per_image
 from ldm_registry.diagnostics.report import Outcome, stages_name
-from ldm_registry.errors import LdmError, SpecError
+from ldm_registry.errors import LdmError, NetworkError, ResourceError, SpecError
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.spec import PipelineSpec, swap
@@ -156,10 +156,16 @@ def score(spec: PipelineSpec, cell: Cell, *, quick: bool) -> Score | Refused:
         spec: The healthy one, to compare with.
         cell: The other.
         quick: As for `diagnose`.
+
+    Raises:
+        LdmError: The healthy spec cannot be assembled either.
     """
     try:
         pipe = assemble(cell.changed)
+    except (ResourceError, NetworkError):
+        raise
     except LdmError as error:
+        assemble(spec)
         return Refused(cell.key, str(error).partition("\n")[0])
     report = diagnose(pipe, quick=quick, with_costs=False)
     verdict = report.verdict

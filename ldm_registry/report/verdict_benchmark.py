@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ldm_registry.diagnostics.benchmark import CONTROL, Score, confusion, rates, verdict_names
+from ldm_registry.matrix import Failed
 from ldm_registry.report.tables import number, table
 
 NONE = "-"
@@ -61,29 +62,38 @@ class Block:
         return "\n".join([f"### {self.title[:1].upper()}{self.title[1:]}", "", *lines])
 
 
-def describe(scores: Sequence[Score], refused: int = 0) -> dict[str, Any]:
+def describe(scores: Sequence[Score], refused: int = 0, failed: Sequence[Failed] = ()) -> dict[str, Any]:
     """The scores as a JSON document.
 
     Args:
         scores: Of all cells that could be made.
         refused: How many faults could not be put into a spec.
+        failed: Cells that could not be diagnosed.
     """
     return {
         "rates": rates(scores),
         "confusion": confusion(scores),
         "refused": refused,
+        "failed": [{"key": one.name, **one.to_document()} for one in failed],
         "scores": [{**asdict(one), "visible": one.is_visible} for one in scores],
     }
 
 
-def render(scores: Sequence[Score], refused: int = 0, *, markdown: bool = False) -> str:
+def render(
+    scores: Sequence[Score], refused: int = 0, failed: Sequence[Failed] = (), *, markdown: bool = False
+) -> str:
     """The matrix, the rates as a whole and by spec, strength and fault, and the cells that were not right.
 
     Args:
         scores: Of all cells that could be made.
         refused: How many faults could not be put into a spec.
+        failed: Cells that could not be diagnosed; in no figure.
         markdown: For documentation instead of a terminal.
     """
+    if failed:
+        rest = render(scores, refused, markdown=markdown) if scores else ""
+        blocks = [_failed(failed)]
+        return "\n\n".join([*filter(None, [rest]), *_in_text(blocks, markdown=markdown)])
     if not scores:
         return "nothing to score: no fault is installed, and no healthy control was asked for"
     faults = [one for one in scores if one.truth != CONTROL]
@@ -93,7 +103,11 @@ def render(scores: Sequence[Score], refused: int = 0, *, markdown: bool = False)
         f" {len(scores) - len(faults)} healthy ones; {refused} faults do not apply to a spec"
     )
     blocks = [block for block in _blocks(scores) if block.rows]
-    return "\n\n".join([counts, *(block.markdown() if markdown else block.text() for block in blocks)])
+    return "\n\n".join([counts, *_in_text(blocks, markdown=markdown)])
+
+
+def _in_text(blocks: Iterable[Block], *, markdown: bool) -> list[str]:
+    return [block.markdown() if markdown else block.text() for block in blocks]
 
 
 def _blocks(scores: Sequence[Score]) -> Iterator[Block]:
@@ -195,6 +209,11 @@ def _missed(title: str, scores: Iterable[Score]) -> Block:
     )
     header = ("pipeline", "truth", "verdict", "confidence", "agreement [dB]", "what it says")
     return Block(title, header, rows, (3, 4))
+
+
+def _failed(failed: Sequence[Failed]) -> Block:
+    rows = tuple((one.name, "; ".join([one.error, *one.lines])) for one in failed)
+    return Block(f"failed, and in no figure: {len(failed)}", ("pipeline", "why"), rows)
 
 
 def _counts(one: Score) -> bool:

@@ -25,6 +25,7 @@ from ldm_registry.cli.arguments import (
 from ldm_registry.cli.outcome import INTERRUPTED_EXIT_CODE, Result
 from ldm_registry.cli.progress import Line, shown
 from ldm_registry.cli.spec_rows import read_specs
+from ldm_registry.engines.opening import engine, runs_on_ray
 
 if TYPE_CHECKING:
     from ldm_registry.report.repetition import Plan
@@ -81,8 +82,6 @@ def run(
 
     SPEC may also be the run.json of an earlier run: it is repeated, and exit code 1 says that a pixel differs.
     """
-    from ldm_registry.engines.opening import runs_on_ray
-
     on_ray = runs_on_ray(on, address=address, workers=workers)
     from ldm_registry.report.repetition import Plan, carry_out, repeat, usual_n
     from ldm_registry.report.run_record import RECORD, claim_folder, summary
@@ -196,9 +195,6 @@ def compare(
 
     A spec that fails is a row with its error: exit code 1, or, where all fail, that of the first.
     """
-    from ldm_registry.engines import engine
-    from ldm_registry.engines.opening import runs_on_ray
-
     runs_on_ray(on, address=address, workers=workers)
     from ldm_registry.matrix import exit_code
     from ldm_registry.report.comparison import ask, claim, failed, to_document, write
