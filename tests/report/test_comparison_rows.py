@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,23 +134,6 @@ def test_on_ray_a_spec_that_names_several_gpus_is_refused_and_here_it_is_not() -
         with pytest.raises(SpecError, match="one GPU"):
             list(outcomes(engine, abs, [-1], [spec]))
     assert [one.result for one in outcomes(Here(), abs, [-1], [spec])] == [1]
-
-
-def test_without_ray_compare_says_what_to_install_and_measures_nothing(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    words = ("compare", "emoji-kl-dit", "no-such-spec", "--on", "ray", "-o", str(tmp_path / "out"))
-    ended = subprocess.run(
-        [sys.executable, "-m", "ldm_registry", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert ended.returncode == SpecError.exit_code
-    assert 'pip install "ldm-registry[ray]"' in ended.stderr
-    assert ended.stdout == ""
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_process_that_ends_without_an_answer_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
