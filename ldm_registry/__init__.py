@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ldm_registry.errors import ResourceError as ResourceError
     from ldm_registry.errors import SpecError as SpecError
     from ldm_registry.hookspecs import hookimpl as hookimpl
+    from ldm_registry.image_statistics import statistics_of as statistics_of
     from ldm_registry.interchange import export_pipeline as export_pipeline
     from ldm_registry.interchange import import_pipeline as import_pipeline
     from ldm_registry.interfaces import Component as Component
@@ -89,6 +90,7 @@ _WHERE = {
         "SpecError",
     ),
     "hookspecs": ("hookimpl",),
+    "image_statistics": ("statistics_of",),
     "interchange": ("export_pipeline", "import_pipeline"),
     "interfaces": (
         "Component",

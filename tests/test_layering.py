@@ -92,6 +92,8 @@ LAYERS = (
         "costs",
         "costs.*",
         "matrix",
+        "image_statistics",
+        "image_statistics.*",
         "diagnostics",
         "diagnostics.*",
         "report",

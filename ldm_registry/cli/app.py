@@ -19,6 +19,7 @@ from ldm_registry.cli.commands import (
     making,
     plugins,
     scoring,
+    surveying,
     training,
     travelling,
 )
@@ -41,6 +42,7 @@ for command in (
     *training.COMMANDS,
     *diagnosing.COMMANDS,
     *scoring.COMMANDS,
+    *surveying.COMMANDS,
     *benching.COMMANDS,
     *injecting.COMMANDS,
     *travelling.COMMANDS,

@@ -21,24 +21,25 @@ PROJECTED = 24
 """Dimensions of a patch after its projection."""
 
 
-def convolution_features(images: Tensor, seed: int = 0) -> Tensor:
+def convolution_features(images: Tensor, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Mean and standard deviation over all places of what random convolutions see, at three resolutions.
 
     Args:
         images: [N, C, H, W] in [-1, 1].
         seed: Of the weights; only features of the same seed can be compared.
+        dtype: To convolve in. In float32 the last digits depend on which images are looked at together.
 
     Returns:
         float64 [N, 224].
     """
     generator = torch.Generator().manual_seed(seed)
-    x = images.detach().to("cpu", torch.float32).clamp(-1, 1)
+    x = images.detach().to("cpu", dtype).clamp(-1, 1)
     found = []
     for width in WIDTHS:
         weight = torch.randn(width, x.shape[1], 3, 3, generator=generator, device="cpu")
         # He et al. 2015: keeps the variance through the rectifier.
         weight *= math.sqrt(2.0 / weight[0].numel())
-        x = functional.relu(functional.conv2d(x, weight, padding=1))
+        x = functional.relu(functional.conv2d(x, weight.to(dtype), padding=1))
         places = x.double().flatten(2)
         found += [places.mean(-1), places.std(-1, correction=0)]
         if min(x.shape[-2:]) > 1:
