@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from typing import Literal, final
 
@@ -50,6 +51,7 @@ class TroubledScheduler(Scheduler):
         yield from self.sound.trajectory(denoise, z, generator)
 
     def _trouble(self) -> None:
+        time.sleep(float(os.environ.get("TOY_PAUSE_S", "0")))
         if self.config.kind == "memory":
             raise MemoryError("DefaultCPUAllocator: can't allocate memory")
         if self.config.kind == "disk":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from functools import cache
 from importlib import metadata
 
 from ldm_registry.errors import PluginError
@@ -16,11 +15,6 @@ LIBRARIES = ("ldm-registry", "torch", "ray")
 
 def node_report() -> Mapping[str, str]:
     """Versions of Python, of this package, of torch, of Ray and of every plugin, as this process finds them."""
-    return _read_once()
-
-
-@cache
-def _read_once() -> Mapping[str, str]:
     plugins = {
         point.dist.name: point.dist.version for point in metadata.entry_points(group=GROUP) if point.dist
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, final
 
 import ray
@@ -53,10 +54,11 @@ class RayEngine(Engine):
         )
         pending, again = enumerate(tasks), deque[_Try[Task]]()
         running: dict[Any, _Try[Task]] = {}
+        versions = node_report()
         try:
             while True:
                 for one in _next(pending, again, self._room(gpu=gpu) - len(running)):
-                    running[remote.remote(node_report(), function, one.task)] = one
+                    running[remote.remote(versions, function, one.task)] = one
                 if not running:
                     return
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
@@ -111,8 +113,14 @@ def _attempt_alike(
     versions: Mapping[str, str], function: Callable[[Task], Result], task: Task
 ) -> tuple[Result | None, str | None, tuple[str, ...]]:
     """One task in a worker, also on a node that has joined since the nodes were compared."""
-    check_nodes(versions, {node_address(): node_report()})
+    check_nodes(versions, {node_address(): _own_report()})
     return attempt(function, task)
+
+
+@cache
+def _own_report() -> Mapping[str, str]:
+    """Of a worker, read once: it takes longer than many a task."""
+    return node_report()
 
 
 def capacity(*, gpu: bool) -> int:
