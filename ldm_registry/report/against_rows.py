@@ -22,6 +22,7 @@ WORDS = {
     Agreement.UNKNOWN: "not comparable",
 }
 HEADS = ("second", "who differs", "share", "difference", "better", "parts first at")
+NUMBERS = (2, 3)
 
 
 def to_document(first: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def render(first: str, rows: Sequence[Row]) -> str:
         first: Name of the first spec.
         rows: In order.
     """
-    lines = table(HEADS, [cells(row) for row in rows], right=(2, 3))
+    lines = table(HEADS, [cells(row) for row in rows], right=NUMBERS)
     return "\n\n".join(filter(None, [f"{summary(first, rows)}\n\n{lines}", failures_in_words(_failed(rows))]))
 
 
@@ -69,7 +70,7 @@ def write(folder: Path, first: str, rows: Sequence[Row], document: Mapping[str, 
     (folder / RECORD).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     links = [f"{row.report}.html" if isinstance(row, Crossed) and row.report else None for row in rows]
     errors = {place: row.to_text() for place, row in enumerate(rows) if isinstance(row, Failed)}
-    page = render_index(summary(first, rows), HEADS, [cells(row) for row in rows], links, errors)
+    page = render_index(summary(first, rows), HEADS, [cells(row) for row in rows], NUMBERS, links, errors)
     (folder / PAGE).write_text(page, encoding="utf-8", newline="\n")
     return folder / PAGE
 

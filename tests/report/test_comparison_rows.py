@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from backward_engine import Backwards
 from ldm_registry.engines.here import Here
 from ldm_registry.errors import CheckpointError, NotFoundError, SpecError
 from ldm_registry.matrix import Failed, exit_code, outcomes
-from ldm_registry.report import comparison
+from ldm_registry.report import comparison, measurement
 from ldm_registry.report.comparison import Asked, Compared, ask, claim, compare, to_document, write
 from ldm_registry.report.comparison_table import MOST_COLUMNS, line, render
 from ldm_registry.report.measurement import Measurement
-from ldm_registry.spec import swap
+from ldm_registry.spec import dump_spec, swap
 
 UNREAD = Failed("b", "NotFoundError: there is no spec 'b'", ("bundled specs: a",))
 
@@ -138,9 +139,7 @@ def test_on_ray_a_spec_that_names_several_gpus_is_refused_and_here_it_is_not() -
 
 def test_a_process_that_ends_without_an_answer_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(code: int) -> Failed:
-        monkeypatch.setattr(
-            comparison.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code)
-        )
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code))
         row = comparison.measure_apart(Asked("a", toy_pipelines.SPEC, 2, 0))
         assert isinstance(row, Failed)
         return row
@@ -148,3 +147,29 @@ def test_a_process_that_ends_without_an_answer_is_a_row_that_says_so(monkeypatch
     assert ended(-9).error == "ResourceError: the process that measured it was ended by signal 9"
     assert ended(-9).exit_code == 7
     assert ended(3).exit_code == 70
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "ResourceError: there was not enough memory"),
+        (RuntimeError("can't allocate memory: you tried"), "ResourceError: there was not enough memory"),
+        (CheckpointError("it is damaged", hint="fetch it"), "CheckpointError: it is damaged"),
+        (ZeroDivisionError("nothing"), "ZeroDivisionError: nothing"),
+    ],
+)
+def test_whatever_a_measurement_ends_with_is_told_to_who_asked(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    (tmp_path / "spec.yaml").write_text(dump_spec(toy_pipelines.SPEC))
+    request = {"spec": "spec.yaml", "name": "a", "n": 1, "seed": 0, "threads": torch.get_num_threads()}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    monkeypatch.setattr(measurement, "measure", fails)
+    monkeypatch.setattr(sys, "argv", ["measurement", str(tmp_path / "request.json")])
+    assert measurement.main() == 0
+    answer = json.loads((tmp_path / measurement.ANSWER).read_text())
+    assert answer["error"] == said
+    assert isinstance(answer["lines"], list)

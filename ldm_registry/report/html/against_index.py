@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from ldm_registry.report.html.markup import Markup, joined, tag
@@ -13,6 +13,7 @@ def render_index(
     title: str,
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],
+    numbers: Collection[int],
     links: Sequence[str | None],
     errors: Mapping[int, str],
 ) -> str:
@@ -22,12 +23,13 @@ def render_index(
         title: The report in one sentence.
         heads: Of the columns.
         rows: A text for each column; the first names the row.
+        numbers: Which columns hold numbers.
         links: Where the full report of each row lies, if there is one.
         errors: Why a row failed, by its place.
     """
     from ldm_registry import __version__
 
-    lines = (_row(cells, link) for cells, link in zip(rows, links, strict=True))
+    lines = (_row(cells, numbers, link) for cells, link in zip(rows, links, strict=True))
     found = tag(
         "table",
         tag("caption", "Differences are root mean squares, in steps of 8-bit colour"),
@@ -50,10 +52,14 @@ def render_index(
     return document(title, body)
 
 
-def _row(cells: Sequence[str], link: str | None) -> Markup:
-    name, *others = cells
-    said = tag("a", name, href=quote(link)) if link else name
-    return tag("tr", tag("th", said, scope="row"), (tag("td", cell) for cell in others))
+def _row(cells: Sequence[str], numbers: Collection[int], link: str | None) -> Markup:
+    name = tag("a", cells[0], href=quote(link)) if link else cells[0]
+    others = (
+        tag("td", cell, class_="number" if column in numbers else None)
+        for column, cell in enumerate(cells)
+        if column
+    )
+    return tag("tr", tag("th", name, scope="row"), others)
 
 
 def _failed(errors: Mapping[int, str]) -> Markup | None:
