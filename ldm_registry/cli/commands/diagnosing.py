@@ -120,7 +120,9 @@ def _told(words: Sequence[str] | None, against: Sequence[str] | None) -> tuple[K
     if others and (not against or _is_misspelt(others[0])):
         from ldm_registry.errors import SpecError, did_you_mean
 
-        raise SpecError(f"there is no stage {others[0]!r}", hint=did_you_mean(others[0], [kind.value for kind in STAGES]))
+        raise SpecError(
+            f"there is no stage {others[0]!r}", hint=did_you_mean(others[0], [kind.value for kind in STAGES])
+        )
     if len(stages) > 1:
         from ldm_registry.errors import SpecError
 
@@ -130,7 +132,9 @@ def _told(words: Sequence[str] | None, against: Sequence[str] | None) -> tuple[K
 
 def _is_misspelt(word: str) -> bool:
     """Whether this is rather a stage than a spec."""
-    return bool(get_close_matches(word, [kind.value for kind in STAGES], cutoff=0.6)) and not Path(word).exists()
+    return (
+        bool(get_close_matches(word, [kind.value for kind in STAGES], cutoff=0.6)) and not Path(word).exists()
+    )
 
 
 def _is_matrix(others: Sequence[str], on: str | None, address: str | None, workers: int | None) -> bool:
