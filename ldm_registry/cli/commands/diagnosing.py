@@ -32,7 +32,7 @@ def diagnose(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[encoder|denoiser|scheduler|decoder] [SPEC]...",
+            metavar="encoder|denoiser|scheduler|decoder|SPEC",
             help="Look at one stage by itself; more specs for --against.",
         ),
     ] = None,
