@@ -149,18 +149,25 @@ def _check_nodes(ray: ModuleType) -> None:
     """Let every node tell what it runs."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote = ray.remote(node_report)
-    asked = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            told = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
-            asked[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = told
+    remote, asked = ray.remote(node_report), {}
+    for node in _nodes(ray):
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked[node] = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=REPORT_S)
-    check_nodes(node_report(), {name: _told(ray, ref) for name, ref in asked.items()})
+    told = {node: _told(ray, report) for node, report in asked.items()}
+    alive = _nodes(ray)  # one that has gone meanwhile does no harm
+    check_nodes(
+        node_report(), {f"{alive[node]} ({node[:8]})": one for node, one in told.items() if node in alive}
+    )
+
+
+def _nodes(ray: ModuleType) -> dict[str, str]:
+    """Address of every node by its id."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _told(ray: ModuleType, report: Any) -> Mapping[str, str] | str:
+    """What a node runs, or why it does not say."""
     try:
         told: Mapping[str, str] = ray.get(report, timeout=0)
     except ray.exceptions.GetTimeoutError:
