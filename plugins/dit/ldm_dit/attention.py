@@ -10,8 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_dit.watched import may_overwrite
+
 _GATED = ("geglu", "swiglu")
 _ROOT = math.sqrt(2.0 / math.pi)
+_PART = 2**17
+"""Numbers in a part: more leave the cache, of fewer the calls take longer than the work."""
 
 
 @final
@@ -67,9 +71,30 @@ def gelu_tanh(x: Tensor) -> Tensor:
     CPU torch's tanh takes more than three times as long as its sigmoid. Where gradients are wanted, or less than
     single precision is given, torch's own kernel has its turn.
     """
-    if x.requires_grad or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    return _gate(x).mul_(x) if _has_gate(x) else F.gelu(x, approximate="tanh")
+
+
+def gelu_tanh_(x: Tensor) -> Tensor:
+    """`gelu_tanh` in the memory of `x`, part by part: what is made on the way stays in the cache.
+
+    Args:
+        x: Contiguous, and of no use to anybody else.
+    """
+    if not _has_gate(x):
         return F.gelu(x, approximate="tanh")
-    return x.square().mul_(2 * 0.044715 * _ROOT).add_(2 * _ROOT).mul_(x).sigmoid_().mul_(x)
+    for part in torch.split(x.view(-1), _PART):
+        part.mul_(_gate(part))
+    return x
+
+
+def _has_gate(x: Tensor) -> bool:
+    return not x.requires_grad and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """`sigmoid(2 u)`."""
+    twice = x.new_full((), 2 * _ROOT)
+    return torch.addcmul(twice, x, x, value=2 * 0.044715 * _ROOT).mul_(x).sigmoid_()
 
 
 @final
@@ -94,7 +119,7 @@ class Expand(nn.Module):
             case "gelu":
                 return F.gelu(x)
             case "gelu-approximate":
-                return gelu_tanh(x)
+                return gelu_tanh_(x) if may_overwrite(self.proj) else gelu_tanh(x)
             case "geglu":
                 value, gate = x.chunk(2, dim=-1)
                 return value * F.gelu(gate)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_dit.block import Block, layer_norm, modulate
+from ldm_dit.block import Block, modulated_norm
 from ldm_dit.config import DiTConfig
 from ldm_dit.embedding import LabelEmbedder, TimeFeatures, TimestepEmbedder
 from ldm_dit.patches import PatchEmbed, unpatch
@@ -127,7 +127,7 @@ class DiT(Denoiser):
         assert isinstance(first, Block)
         embedding = first.norm1.emb(features, label)
         shift, scale = self.proj_out_1(F.silu(embedding))[:, None].chunk(2, dim=2)
-        tokens: Tensor = self.proj_out_2(modulate(layer_norm(x), shift, scale))
+        tokens: Tensor = self.proj_out_2(modulated_norm(x, shift, scale))
         return tokens
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm_dit.block import layer_norm, modulate
+from ldm_dit.block import modulated_norm
 from ldm_dit.embedding import TimeFeatures
 from ldm_dit.patches import PatchEmbed, unpatch
 from ldm_dit.pixart_block import PixArtBlock
@@ -109,7 +109,7 @@ class PixArt(Denoiser):
         for block in self.transformer_blocks:
             x = block(x, modulation, text, bias)
         shift, scale = (self.scale_shift_table + embedding[:, None]).chunk(2, dim=1)
-        x = self.proj_out(modulate(layer_norm(x), shift, scale))
+        x = self.proj_out(modulated_norm(x, shift, scale))
         return unpatch(x, z.shape[-2] // patch, z.shape[-1] // patch, patch, self.config.in_channels)
 
     def _sizes(self, condition: Condition, like: Tensor) -> Tensor | None:

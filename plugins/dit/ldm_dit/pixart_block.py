@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_dit.attention import Attention, FeedForward
-from ldm_dit.block import modulate
+from ldm_dit.block import modulated_norm
 from ldm_dit.pixart_config import PixArtConfig
 
 
@@ -51,7 +51,7 @@ class PixArtBlock(nn.Module):
         """
         table = self.scale_shift_table + modulation
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)
-        x = torch.addcmul(x, gate_attn, self.attn1(modulate(self.norm1(x), shift_attn, scale_attn)))
+        x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, shift_attn, scale_attn, self.norm1)))
         if self.attn2 is not None:
             x = x + self.attn2(x, text, bias)
-        return torch.addcmul(x, gate_ff, self.ff(modulate(self.norm2(x), shift_ff, scale_ff)))
+        return torch.addcmul(x, gate_ff, self.ff(modulated_norm(x, shift_ff, scale_ff, self.norm2)))
