@@ -196,6 +196,7 @@ def test_core_imports_no_plugin_and_nothing_beside_its_dependencies() -> None:
         ("engines.ray_cluster", "ray"),
         ("engines.ray_engine", "ray"),
         ("streaming.crew", "ray"),
+        ("training.processes", "accelerate"),
     }
 
 

@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ldm_registry.training.sharding import forget_whole, is_in_parts, own_part
+
 
 @final
 class Average:
@@ -19,13 +21,14 @@ class Average:
     the reason; the rule is their reference code's).
 
     Args:
-        modules: By name; their tensors are read, never kept.
+        modules: By name.
         half_life: Steps; 0 makes the average follow the weights.
         warmup: Share of the steps taken that the half-life may reach.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], half_life: float, warmup: float) -> None:
         self._half_life, self._warmup = half_life, warmup
+        self._modules = tuple(modules.values())
         self._live = {
             f"{prefix}.{name}": tensor
             for prefix, module in modules.items()
@@ -44,7 +47,9 @@ class Average:
         half_life = min(self._half_life, self._warmup * step)
         decay = 0.5 ** (1.0 / half_life) if half_life > 0 else 0.0
         torch._foreach_lerp_(
-            list(self._shadow.values()), [live.detach() for live in self._live.values()], 1.0 - decay
+            [own_part(shadow) for shadow in self._shadow.values()],
+            [own_part(live.detach()) for live in self._live.values()],
+            1.0 - decay,
         )
 
     @contextmanager
@@ -66,4 +71,13 @@ class Average:
 
     def _exchange(self) -> None:
         for name, live in self._live.items():
-            live.data, self._shadow[name] = self._shadow[name], live.data
+            if is_in_parts(
+                live
+            ):  # what is sharded has other views of its memory: only the values can change places
+                kept = own_part(live.detach()).clone()
+                own_part(live.detach()).copy_(own_part(self._shadow[name]))
+                own_part(self._shadow[name]).copy_(kept)
+            else:
+                live.data, self._shadow[name] = self._shadow[name], live.data
+        for module in self._modules:
+            forget_whole(module)

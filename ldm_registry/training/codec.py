@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,16 +14,18 @@ from torch import Tensor, nn
 from ldm_registry.data import to_unit
 from ldm_registry.errors import ContractError, SpecError
 from ldm_registry.interfaces import Decoder, Encoder
-from ldm_registry.trainable import TrainableDecoder, TrainableEncoder, has_training_view
+from ldm_registry.trainable import TrainableEncoder, has_training_view
 from ldm_registry.training.adversarial import PatchDiscriminator, adaptive_weight, hinge_loss, layers_for
 from ldm_registry.training.images import pixels_of_step
 from ldm_registry.training.loop import StepResult, autocast, finish_step, new_state, paced, reseed_dropout
 from ldm_registry.training.optimizers import adamw, set_learning_rate
+from ldm_registry.training.processes import Processes, processes
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.seeds import seeded
 from ldm_registry.training.self_test import mean_psnr_db, round_trip
 from ldm_registry.training.settings import CodecTraining
-from ldm_registry.training.state import TrainingState, load_state
+from ldm_registry.training.sharding import launcher_shards
+from ldm_registry.training.state import Stateful, TrainingState, load_state
 
 DISCRIMINATOR_BETAS = (0.5, 0.9)
 
@@ -57,8 +60,9 @@ def train_codec(
 
     Raises:
         ContractError: A half has no training view.
-        SpecError: A loss has no weight, or the training diverged.
+        SpecError: A loss has no weight, the training diverged, or it cannot be shared by several processes.
         CheckpointError: The state in the folder is of another training.
+        ResourceError: Another process of the training has ended.
     """
     trainable = isinstance(encoder, TrainableEncoder) and has_training_view(encoder)
     if not trainable or not has_training_view(decoder):
@@ -66,23 +70,68 @@ def train_codec(
         raise ContractError(
             f"{lacking.kind} {lacking.name!r} cannot be trained: it has no training view `forward`"
         )
-    device = torch.device(device)
     modules: dict[str, nn.Module] = {"encoder": encoder, "decoder": decoder}
-    for module in modules.values():
-        module.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's stubs
-    state = new_state(modules, settings, identity or {}, device)
-    if settings.adversarial:
-        state = _with_discriminator(state, settings, images, device)
-    if resume:
-        load_state(state, folder)
-    if settings.compile:
-        encoder.compile()
-        decoder.compile()
-    steps = _steps(state, settings, images.to(device), validation[: settings.validation_images], device)
-    yield from paced(state, steps, folder)
+    with processes(settings, torch.device(device)) as group:
+        _check_shared(modules, settings, group)
+        device = group.device
+        for module in modules.values():
+            module.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's stubs
+        state = new_state(modules, settings, identity or {}, device)
+        if settings.adversarial:
+            state = _with_discriminator(state, settings, images, device)
+        if resume:
+            load_state(state, folder)
+        group.wait()  # until all have read what the first one is going to replace
+        if settings.compile:
+            encoder.compile()
+            decoder.compile()
+        halves = _Halves(group.parallel(encoder), group.parallel(decoder), group)
+        few = validation[: settings.validation_images]
+        steps = _steps(state, settings, halves, images.to(device), few, device)
+        yield from paced(state, steps, folder, group)
+        state.average.keep()
     encoder.eval()
     decoder.eval()
-    state.average.keep()
+
+
+def _check_shared(modules: Mapping[str, nn.Module], settings: CodecTraining, group: Processes) -> None:
+    """Refuse what several processes would do otherwise than one."""
+    if group.count == 1:
+        return
+    group.share(settings.batch)
+    problems = [
+        f"{name}: it keeps running sums of what it sees (an EMA codebook), of which each process would see a part"
+        for name, module in modules.items()
+        if isinstance(module, Stateful)
+    ]
+    if settings.adversarial:
+        problems.append("adversarial: the balance of the two losses follows the gradients of a whole batch")
+    if settings.sharded or launcher_shards():
+        problems.append("sharded: only denoisers are")
+    if problems:
+        raise SpecError(
+            f"this codec cannot be trained in {group.count} processes",
+            problems,
+            hint="train it in one process",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Halves:
+    """The two halves as they are called: by one process, or by several, each with its part of a pass."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    group: Processes
+
+    @contextmanager
+    def accumulating(self, *, is_last: bool) -> Iterator[None]:
+        """See `Processes.accumulating`."""
+        with (
+            self.group.accumulating(self.encoder, is_last=is_last),
+            self.group.accumulating(self.decoder, is_last=is_last),
+        ):
+            yield
 
 
 def _with_discriminator(
@@ -109,19 +158,26 @@ def _with_discriminator(
 
 
 def _steps(
-    state: TrainingState, settings: CodecTraining, images: Tensor, validation: Tensor, device: torch.device
+    state: TrainingState,
+    settings: CodecTraining,
+    halves: _Halves,
+    images: Tensor,
+    validation: Tensor,
+    device: torch.device,
 ) -> Iterator[StepResult]:
     parameters = [one for name in ("encoder", "decoder") for one in state.modules[name].parameters()]
     while True:
         step = state.step
         set_learning_rate(state.optimizers, settings, step)
-        reseed_dropout(state.modules, settings, step)
+        reseed_dropout(state.modules, settings, step, halves.group.rank)
         pixels = pixels_of_step(images, settings, step, device)
         seeds = [seeded(settings.seed, "posterior", step, index) for index in range(len(pixels))]
         losses: dict[str, Tensor | float] = {}
         for part in range(settings.accumulate):
-            rows = slice(part * settings.batch, (part + 1) * settings.batch)
-            losses = _pass(state, settings, pixels[rows], seeds[rows], device)
+            own, first = halves.group.share(settings.batch), part * settings.batch
+            rows = slice(first + own.start, first + own.stop)
+            with halves.accumulating(is_last=part == settings.accumulate - 1):
+                losses = _pass(state, settings, halves, pixels[rows], seeds[rows], device)
         finish_step(state, parameters)
         due = settings.validate_every and state.step % settings.validate_every == 0
         yield StepResult(losses, _validate(state, validation, device) if due else {})
@@ -138,25 +194,27 @@ class _Reconstructed:
 def _pass(
     state: TrainingState,
     settings: CodecTraining,
+    halves: _Halves,
     pixels: Tensor,
     generators: list[torch.Generator],
     device: torch.device,
 ) -> dict[str, Tensor | float]:
     """One forward and backward pass: gradients add up, nothing is stepped."""
-    made = _reconstruct(state, settings, pixels, generators, device)
-    total, losses = made.loss, made.losses
+    made = _reconstruct(halves, settings, pixels, generators, device)
+    weight = halves.group.weight(settings.batch)
+    total, losses = weight * made.loss, {name: weight * value for name, value in made.losses.items()}
     critic = state.modules.get("discriminator")
     playing = critic is not None and state.step >= settings.adversarial_start
     if playing:
         critic = cast(nn.Module, critic).requires_grad_(False)
         with autocast(settings, device):
             fooling = -critic(made.image).float().mean()
-        weight = (
+        balance = (
             adaptive_weight(made.reconstruction, fooling, made.image)
             if settings.adversarial_adaptive
             else 1.0
         )
-        total = total + settings.adversarial * weight * fooling
+        total = total + settings.adversarial * balance * fooling
         losses["adversarial"] = fooling.detach()
     state.scaler.scale(total / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's stubs
     if playing:
@@ -169,17 +227,15 @@ def _pass(
 
 
 def _reconstruct(
-    state: TrainingState,
+    halves: _Halves,
     settings: CodecTraining,
     pixels: Tensor,
     generators: list[torch.Generator],
     device: torch.device,
 ) -> _Reconstructed:
-    encoder = cast(TrainableEncoder, state.modules["encoder"])
-    decoder = cast(TrainableDecoder, state.modules["decoder"])
     with autocast(settings, device):
-        encoded = cast(nn.Module, encoder)(pixels, generators)
-        decoded = cast(nn.Module, decoder)(encoded.latent)
+        encoded = halves.encoder(pixels, generators)
+        decoded = halves.decoder(encoded.latent)
     difference = decoded.image.float() - pixels
     reconstruction = (
         difference.abs().mean() if settings.reconstruction == "l1" else difference.square().mean()

@@ -20,6 +20,7 @@ from ldm_registry.training.card import model_card, training_facts
 from ldm_registry.training.codec import train_codec
 from ldm_registry.training.construct import codec_of, initialise
 from ldm_registry.training.job import Job
+from ldm_registry.training.processes import is_first_process
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.rebuild import SAVED_DTYPE, rebuilt, round_weights
 from ldm_registry.training.settings import CodecTraining
@@ -69,6 +70,9 @@ def codec_stage(job: Job) -> Iterator[Progress]:
         if last.stopped is None:
             yield last
     assert last is not None
+    if not is_first_process():
+        yield last
+        return
     yield replace(last, validation=_save(job, settings, encoder, decoder, last))
 
 

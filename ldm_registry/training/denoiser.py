@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import cast, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_registry.errors import ContractError, SpecError
-from ldm_registry.interfaces import Condition, Denoiser, NoiseLevel, NoiseSchedule, broadcast
+from ldm_registry.interfaces import (
+    Condition,
+    Denoiser,
+    DenoiserOutput,
+    NoiseLevel,
+    NoiseSchedule,
+    broadcast,
+)
 from ldm_registry.prediction import from_x0
 from ldm_registry.training.gaussian import GaussianFit
 from ldm_registry.training.latents import Latents, noise_of_step
 from ldm_registry.training.loop import StepResult, autocast, finish_step, new_state, paced, reseed_dropout
 from ldm_registry.training.optimizers import set_learning_rate
+from ldm_registry.training.processes import Processes, processes
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.seeds import seeded
 from ldm_registry.training.self_test import denoising_errors, gaussian_ratio
 from ldm_registry.training.settings import DenoiserTraining
+from ldm_registry.training.sharding import is_sharded, sharded, take_whole
 from ldm_registry.training.state import TrainingState, load_state
 from ldm_registry.vocabulary import Prediction
 
@@ -40,6 +50,9 @@ def train_denoiser(
 ) -> Iterator[Progress]:
     """Train a denoiser, in place; afterwards it carries the averaged weights.
 
+    Under torchrun or `accelerate launch` each process takes its part of every batch; all have to call this with the
+    same arguments, and all have the same denoiser afterwards.
+
     Args:
         denoiser: With a training schedule.
         settings: Of the run.
@@ -56,21 +69,32 @@ def train_denoiser(
 
     Raises:
         ContractError: The denoiser has no training schedule, or predicts what cannot be trained on it.
-        SpecError: It has no null label for the dropout, or the training diverged.
+        SpecError: It has no null label for the dropout, the training diverged, or cannot be shared by the processes.
         CheckpointError: The state in the folder is of another training.
+        ResourceError: Another process of the training has ended.
     """
     schedule = _trainable_schedule(denoiser, settings)
-    device = torch.device(device)
-    denoiser.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's stubs
-    state = new_state({"denoiser": denoiser}, settings, identity or {}, device)
-    if resume:
-        load_state(state, folder)
-    if settings.compile:
-        denoiser.compile()
-    steps = _steps(state, settings, schedule, latents, validation, gaussian, device)
-    yield from paced(state, steps, folder)
+    with processes(settings, torch.device(device)) as group:
+        group.share(settings.batch)
+        in_parts = is_sharded(settings, group)
+        network = sharded(copy.deepcopy(denoiser).to(group.device)) if in_parts else denoiser
+        if not in_parts:
+            network.to(device=group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+        network.train()
+        state = new_state({"denoiser": network}, settings, identity or {}, group.device)
+        if resume:
+            load_state(state, folder)
+        group.wait()  # until all have read what the first one is going to replace
+        if settings.compile:
+            network.compile()
+        called = network if in_parts else group.parallel(network)
+        steps = _Steps(state, settings, schedule, latents, validation, gaussian, called, group)
+        yield from paced(state, steps.taken(), folder, group)
+        state.average.keep()
+        if in_parts:
+            take_whole(network, denoiser)
+            denoiser.to(group.device)
     denoiser.eval()
-    state.average.keep()
 
 
 def condition_of(denoiser: Denoiser, labels: Tensor, device: torch.device) -> Condition:
@@ -134,45 +158,91 @@ def loss_weight(prediction: Prediction, level: NoiseLevel, settings: DenoiserTra
     return (alpha / sigma).square().clamp(max=settings.snr_gamma) * factor.square()
 
 
-def _steps(
-    state: TrainingState,
-    settings: DenoiserTraining,
-    schedule: NoiseSchedule,
-    latents: Latents,
-    validation: Latents,
-    gaussian: GaussianFit,
-    device: torch.device,
-) -> Iterator[StepResult]:
-    denoiser = cast(Denoiser, state.modules["denoiser"])
-    parameters = list(denoiser.parameters())
-    while True:
-        step = state.step
-        set_learning_rate(state.optimizers, settings, step)
-        reseed_dropout(state.modules, settings, step)
-        x0, labels = latents.of_step(settings, step)
-        condition = condition_of(denoiser, with_dropout(denoiser, labels, settings, step), device)
-        level = levels_of_step(schedule, settings, len(x0), step)
-        noise = noise_of_step(x0.shape, settings, step, device)
-        losses: dict[str, Tensor | float] = {}
+@final
+class _Steps:
+    """The steps of a training.
+
+    Args:
+        state: What they change.
+        settings: Of the run.
+        schedule: That the denoiser trains under.
+        latents: To train on.
+        validation: For the figures.
+        gaussian: What the figures are compared with.
+        network: What is called: the denoiser, as its processes call it.
+        group: The processes, each of which takes its part of every pass.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        settings: DenoiserTraining,
+        schedule: NoiseSchedule,
+        latents: Latents,
+        validation: Latents,
+        gaussian: GaussianFit,
+        network: nn.Module,
+        group: Processes,
+    ) -> None:
+        self._state, self._settings, self._schedule = state, settings, schedule
+        self._latents, self._validation, self._gaussian = latents, validation, gaussian
+        self._network, self._group = network, group
+        self._denoiser = cast(Denoiser, state.modules["denoiser"])
+
+    def taken(self) -> Iterator[StepResult]:
+        """One step for each that is pulled."""
+        state, settings = self._state, self._settings
+        parameters = list(self._denoiser.parameters())
+        while True:
+            set_learning_rate(state.optimizers, settings, state.step)
+            reseed_dropout(state.modules, settings, state.step, self._group.rank)
+            loss = self._passes(state.step)
+            finish_step(state, parameters)
+            due = settings.validate_every and state.step % settings.validate_every == 0
+            yield StepResult({"loss": loss}, self._validate() if due else {})
+
+    def _passes(self, step: int) -> Tensor:
+        """Gradients of a step; returns the loss of its last pass. What is drawn is drawn for all processes."""
+        settings, denoiser, group = self._settings, self._denoiser, self._group
+        x0, labels = self._latents.of_step(settings, step)
+        labels = with_dropout(denoiser, labels, settings, step)
+        level = levels_of_step(self._schedule, settings, len(x0), step)
+        noise = noise_of_step(x0.shape, settings, step, group.device)
+        own, weight = group.share(settings.batch), group.weight(settings.batch)
+        loss = torch.zeros(())
         for part in range(settings.accumulate):
-            rows = slice(part * settings.batch, (part + 1) * settings.batch)
-            loss = _loss(
-                denoiser,
-                settings,
-                x0[rows],
-                noise[rows],
-                NoiseLevel(level.alpha[rows], level.sigma[rows]),
-                {name: values[rows] for name, values in condition.items()},
-            )
-            state.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's stubs
-            losses = {"loss": loss.detach()}
-        finish_step(state, parameters)
-        due = settings.validate_every and state.step % settings.validate_every == 0
-        yield StepResult(losses, _validate(state, settings, validation, gaussian, device) if due else {})
+            first = part * settings.batch
+            rows = slice(first + own.start, first + own.stop)
+            with group.accumulating(self._network, is_last=part == settings.accumulate - 1):
+                loss = weight * _loss(
+                    denoiser,
+                    self._network,
+                    settings,
+                    x0[rows],
+                    noise[rows],
+                    NoiseLevel(level.alpha[rows], level.sigma[rows]),
+                    condition_of(denoiser, labels[rows], group.device),
+                )
+                self._state.scaler.scale(loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]  # torch's stubs
+        return loss.detach()
+
+    def _validate(self) -> dict[str, float]:
+        few, denoiser = slice(self._settings.validation_images), self._denoiser
+        with self._state.average.applied():
+            denoiser.eval()
+            condition = condition_of(denoiser, self._validation.labels[few], torch.device("cpu"))
+            latents = self._validation.values[0, few].cpu()
+            errors = denoising_errors(denoiser, latents, condition, self._gaussian, self._group.device)
+        denoiser.train()
+        return {
+            "x0_mse": sum(one.x0_mse for one in errors) / len(errors),
+            "ratio_to_gaussian": gaussian_ratio(errors),
+        }
 
 
 def _loss(
     denoiser: Denoiser,
+    network: nn.Module,
     settings: DenoiserTraining,
     x0: Tensor,
     noise: Tensor,
@@ -181,7 +251,7 @@ def _loss(
 ) -> Tensor:
     z = level.add_noise(x0, noise)
     with autocast(settings, x0.device):
-        output = denoiser(z, level, condition)
+        output: DenoiserOutput = network(z, level, condition)
     if output.variance is not None:
         raise ContractError(
             f"denoiser {denoiser.name!r} learns the reverse variance, which has no loss here",
@@ -191,27 +261,6 @@ def _loss(
     error = (output.prediction.float() - target).square()
     weighted: Tensor = broadcast(loss_weight(denoiser.prediction, level, settings), error) * error
     return weighted.mean()
-
-
-def _validate(
-    state: TrainingState,
-    settings: DenoiserTraining,
-    validation: Latents,
-    gaussian: GaussianFit,
-    device: torch.device,
-) -> dict[str, float]:
-    denoiser = cast(Denoiser, state.modules["denoiser"])
-    few = slice(settings.validation_images)
-    with state.average.applied():
-        denoiser.eval()
-        labels = validation.labels[few]
-        condition = condition_of(denoiser, labels, torch.device("cpu"))
-        errors = denoising_errors(denoiser, validation.values[0, few].cpu(), condition, gaussian, device)
-    denoiser.train()
-    return {
-        "x0_mse": sum(one.x0_mse for one in errors) / len(errors),
-        "ratio_to_gaussian": gaussian_ratio(errors),
-    }
 
 
 def _trainable_schedule(denoiser: Denoiser, settings: DenoiserTraining) -> NoiseSchedule:

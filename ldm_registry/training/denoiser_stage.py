@@ -23,6 +23,7 @@ from ldm_registry.training.denoiser import LABEL, condition_of, train_denoiser
 from ldm_registry.training.gaussian import LARGEST_DENSE, GaussianFit
 from ldm_registry.training.job import Job
 from ldm_registry.training.latents import Latents
+from ldm_registry.training.processes import is_first_process
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.rebuild import SAVED_DTYPE, round_weights
 from ldm_registry.training.seeds import seeded
@@ -78,6 +79,9 @@ def denoiser_stage(job: Job) -> Iterator[Progress]:
         if last.stopped is None:
             yield last
     assert last is not None
+    if not is_first_process():
+        yield last
+        return
     round_weights(denoiser)
     test = _measured(job, denoiser, validation, gaussian)
     facts = training_facts(settings, last.step, last.elapsed_s, job.device, job.dataset, len(job.images))

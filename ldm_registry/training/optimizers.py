@@ -10,6 +10,7 @@ from torch import nn
 
 from ldm_registry.training.muon import Muon, suits
 from ldm_registry.training.settings import LoopSettings
+from ldm_registry.training.sharding import is_in_parts
 
 ADAM_EPSILON = 1e-8
 
@@ -61,7 +62,7 @@ def adamw(
         lr=settings.learning_rate,
         betas=betas,
         eps=ADAM_EPSILON,
-        fused=all(one.device.type in ("cpu", "cuda") for one in parameters),
+        fused=all(one.device.type in ("cpu", "cuda") and not is_in_parts(one) for one in parameters),
     )
 
 

@@ -15,7 +15,9 @@ class LoopSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(10_000, ge=1, description="Optimiser steps of the whole training")
-    batch: int = Field(64, ge=1, description="Images in one forward and backward pass")
+    batch: int = Field(
+        64, ge=1, description="Images in one forward and backward pass, of all processes together"
+    )
     accumulate: int = Field(
         1,
         ge=1,
@@ -68,6 +70,11 @@ class LoopSettings(BaseModel):
     )
     checkpoint_every_s: float = Field(45.0, gt=0.0, description="Seconds between saves of the training state")
     compile: bool = Field(False, description="Compile the training step with torch.compile")
+    sharded: bool = Field(
+        False,
+        description="Under torchrun, keep a part of weights, gradients and optimiser state in each process (FSDP) "
+        "instead of all in every one",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; null leaves torch's choice")
     minutes: float | None = Field(
         None,

@@ -17,6 +17,7 @@ from ldm_registry.spec import PipelineSpec
 from ldm_registry.training.codec_stage import codec_stage
 from ldm_registry.training.denoiser_stage import denoiser_stage
 from ldm_registry.training.job import Job
+from ldm_registry.training.processes import own_device
 from ldm_registry.training.progress import Progress
 from ldm_registry.training.settings import CodecTraining, DenoiserTraining
 from ldm_registry.travel.in_specs import located
@@ -62,7 +63,7 @@ def train(
     job = Job(
         spec=spec,
         registry=registry or Registry.discover(),
-        device=torch.device(device or part.device or "cpu"),
+        device=own_device(torch.device(device or part.device or "cpu")),
         folder=folder,
         resume=resume,
         images=_checked(training_images, spec),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ldm_registry.errors import CheckpointError, SpecError
 from ldm_registry.training.average import Average
 from ldm_registry.training.settings import LoopSettings
+from ldm_registry.training.sharding import is_in_parts, parted_like, whole
 
 FILE = "state.safetensors"
 FORMAT = 1
@@ -28,6 +29,7 @@ FREE_TO_CHANGE = frozenset(
         "validation_images",
         "threads",
         "compile",
+        "sharded",
         "initialise_from",
     }
 )
@@ -77,19 +79,27 @@ class TrainingState:
     history: list[str] = field(default_factory=list)
 
 
-def save_state(state: TrainingState, folder: Path) -> None:
+def save_state(state: TrainingState, folder: Path, *, writes: bool = True) -> None:
     """Write the state; a kill at any moment leaves either the previous file or this one, complete.
 
     Args:
-        state: What to write.
+        state: What to write. Where it is sharded, every process has to call this.
         folder: Made when it is missing.
+        writes: Whether this process writes: one of several does.
     """
+    tensors, scalars = _optimizer_state(state.optimizers)
+    tensors |= _module_state(state)
+    packed = {}
+    for name, tensor in tensors.items():
+        if writes or is_in_parts(tensor):
+            complete = whole(tensor.detach())
+            packed[name] = complete.cpu().contiguous() if writes else complete[:0]
+    if not writes:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n")
-    tensors, scalars = _optimizer_state(state.optimizers)
-    tensors |= _module_state(state)
     notes = {
         "format": FORMAT,
         "step": state.step,
@@ -101,7 +111,6 @@ def save_state(state: TrainingState, folder: Path) -> None:
         "scaler": state.scaler.state_dict(),
     }
     partial = folder / f".{FILE}.partial"
-    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(packed, partial, metadata={"training": json.dumps(notes)})
     with partial.open("rb") as file:
         os.fsync(file.fileno())
@@ -191,7 +200,7 @@ def _load_modules(state: TrainingState, saved: Mapping[str, Tensor], path: Path)
         raise CheckpointError(f"{path} is of other networks", wrong)
     for name, tensor in expected.items():
         if not name.startswith("extra/"):
-            tensor.copy_(saved[name])
+            tensor.copy_(parted_like(saved[name], tensor))
     for prefix, module in state.modules.items():
         start = f"extra/{prefix}/"
         extra = {name.removeprefix(start): tensor for name, tensor in saved.items() if name.startswith(start)}
@@ -229,7 +238,7 @@ def _load_optimizers(
 def _laid_out(value: Any, parameter: Tensor) -> Any:
     """With the strides of its parameter: vectorised kernels round differently over another memory layout."""
     if isinstance(value, Tensor) and value.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(parted_like(value, parameter))
     return value
 
 

@@ -17,6 +17,7 @@ from ldm_registry.errors import CheckpointError, LdmError, NetworkError, PluginE
 from ldm_registry.spec import load_spec, swap
 
 COMMANDS = {
+    "statistics",
     "export",
     "import",
     "list",

@@ -34,19 +34,25 @@ def train(
     ] = None,
     afresh: Annotated[bool, typer.Option("--afresh", help="Do not go on from an earlier state.")] = False,
     json: Json = False,
-) -> Result:
-    """Train a codec or a denoiser on the images of a spec. Stop it at any time; the next call goes on."""
+) -> Result | None:
+    """Train a codec or a denoiser on the images of a spec. Stop it at any time; the next call goes on.
+
+    `torchrun -m ldm_registry train ...` and `accelerate launch` train a denoiser in several processes.
+    """
     from ldm_registry.report.training_log import describe, line, summary
     from ldm_registry.training import train as training
+    from ldm_registry.training.processes import is_first_process
 
-    shown = Line()
+    shown, speaks = Line(), is_first_process()
     last: Progress | None = None
     for last in training(stage.value, resolve(spec), device=device, output=output, resume=not afresh):
+        if not speaks:
+            continue
         shown.say(line(last), now=bool(last.validation))
         if last.validation:
             print(file=sys.stderr)
     shown.end()
-    return Result(describe(last), summary(last))
+    return Result(describe(last), summary(last)) if speaks else None
 
 
 COMMANDS = (train,)
