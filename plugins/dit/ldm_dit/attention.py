@@ -14,8 +14,9 @@ from ldm_dit.watched import may_overwrite
 
 _GATED = ("geglu", "swiglu")
 _ROOT = math.sqrt(2.0 / math.pi)
-_PART = 2**17
-"""Numbers in a part: more leave the cache, of fewer the calls take longer than the work."""
+PART = 2**19
+"""Numbers that are activated at once: from 2**20 on, memory that large goes back to the system and comes anew for every
+block, which takes longer than the activation; of fewer than these the calls count."""
 
 
 @final
@@ -75,14 +76,14 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def gelu_tanh_(x: Tensor) -> Tensor:
-    """`gelu_tanh` in the memory of `x`, part by part: what is made on the way stays in the cache.
+    """`gelu_tanh` in the memory of `x`, part by part: no second array of its size is needed.
 
     Args:
         x: Contiguous, and of no use to anybody else.
     """
     if not _has_gate(x):
         return F.gelu(x, approximate="tanh")
-    for part in torch.split(x.view(-1), _PART):
+    for part in torch.split(x.view(-1), PART):
         part.mul_(_gate(part))
     return x
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from ldm_dit import DiT
-from ldm_dit.attention import gelu_tanh_
+from ldm_dit.attention import PART, gelu_tanh_
 from torch.nn import functional as F
 
 from ldm_registry.interfaces import NoiseLevel
@@ -20,7 +20,7 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("numbers", [1, 2**17, 2**17 + 3])
+@pytest.mark.parametrize("numbers", [1, PART, PART + 3])
 def test_gelu_part_by_part_is_that_of_the_whole(numbers: int) -> None:
     x = 3 * noise(numbers)
     whole = F.gelu(x, approximate="tanh")
