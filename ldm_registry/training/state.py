@@ -140,7 +140,7 @@ def load_state(state: TrainingState, folder: Path) -> bool:
     expected = _module_state(state)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names = set(file.keys())
+            names = sorted(file.keys())  # in one order: each process hands out its parts in turn
             _load_modules(
                 state,
                 {
