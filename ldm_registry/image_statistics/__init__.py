@@ -2,13 +2,14 @@
 
 ::
 
-    gaussian    `Gaussian`: count, mean and scatter of vectors
-    spread      `Spread`: the same of single numbers, with the least and the largest
-    pairing     how images of one index differ between two sets
-    of_images   `ImageStatistics`: all that is kept of a set
-    image_set   which shards a set consists of
-    of_shard    one shard measured, by whoever does the task
-    gathered    `gathering`, `statistics_of`: the shards of one or two sets, here or on Ray
+    gaussian      `Gaussian`: count, mean and scatter of vectors
+    spread        `Spread`: the same of single numbers, with the least and the largest
+    pairing       how images of one index differ between two sets
+    of_images     `ImageStatistics`: all that is kept of a set
+    image_set     which shards a set consists of
+    of_shard      one shard measured, by whoever does the task
+    in_any_order  shards put together by their places alone
+    gathered      `gathering`, `statistics_of`: the shards of one or two sets, here or on Ray
 
 The names are resolved lazily: importing this package does not import torch.
 """

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from ldm_registry.diagnostics.distances import gaussian_frechet_distance
 from ldm_registry.engines.opening import engine
-from ldm_registry.engines.outcome import Engine, Outcome
+from ldm_registry.engines.outcome import Outcome
 from ldm_registry.image_statistics.image_set import ShardFile, shards_of
+from ldm_registry.image_statistics.in_any_order import InAnyOrder
 from ldm_registry.image_statistics.of_images import ImageStatistics
 from ldm_registry.image_statistics.of_shard import Measured, ShardTask, measure_shard
 from ldm_registry.image_statistics.pairing import Pairing
@@ -52,24 +53,6 @@ class Gathered:
     against: ImageStatistics | None = None
     pairing: Pairing | None = None
     unread: tuple[Unread, ...] = ()
-
-    def with_shard(self, outcome: Outcome[ShardTask, Measured], *, is_other: bool) -> Gathered:
-        """The same with one shard more.
-
-        Args:
-            outcome: What became of it.
-            is_other: Whether it is one of the second set.
-        """
-        measured, done = outcome.result, self.done + 1
-        if measured is None:
-            unread = Unread(outcome.task.shard.path, outcome.error or "", outcome.error_lines)
-            return replace(self, done=done, unread=(*self.unread, unread))
-        if is_other:
-            merged = (self.against or ImageStatistics()).merged(measured.statistics)
-            return replace(self, done=done, against=merged)
-        pairing = None if self.pairing is None else self.pairing.merged(measured.pairing)
-        merged = self.statistics.merged(measured.statistics)
-        return replace(self, done=done, statistics=merged, pairing=pairing)
 
     def frechet_distances(self) -> dict[str, float]:
         """Squared Fréchet distance of the two sets by features; those whose sets hold fewer than two are left out."""
@@ -118,8 +101,8 @@ def gathering(
 ) -> Iterator[Gathered]:
     """Statistics of image sets of any size: a worker holds one shard, and those that it is compared with.
 
-    Shards are measured in any order and merged in theirs, so that the figures do not depend on who measured them, to
-    the bit. A shard that cannot be read is left out and named.
+    Shards are measured in any order and merged by their places alone, so that the figures do not depend on who measured
+    them, to the bit. A shard that cannot be read is left out and named.
 
     Args:
         source: The folder of a streamed run, a folder of WebDataset tars, or one tar.
@@ -140,24 +123,45 @@ def gathering(
     are_runs = bool(theirs) and all(shard.images is not None for shard in (*mine, *theirs))
     tasks = [ShardTask(shard, _partners(shard, theirs) if are_runs else ()) for shard in mine]
     tasks += [ShardTask(shard) for shard in theirs]
-    so_far = Gathered(
-        len(tasks), against=ImageStatistics() if theirs else None, pairing=Pairing() if are_runs else None
-    )
+    collected = _Collected(len(mine), len(theirs), are_runs=are_runs)
     with engine(on, address=address, workers=workers) as somebody:
-        for outcome in _in_order(somebody, tasks):
-            so_far = so_far.with_shard(outcome, is_other=outcome.index >= len(mine))
-            yield so_far
+        for outcome in somebody.outcomes(measure_shard, tasks):
+            collected.take(outcome)
+            yield collected.so_far()
 
 
-def _in_order(somebody: Engine, tasks: Sequence[ShardTask]) -> Iterator[Outcome[ShardTask, Measured]]:
-    """What became of the tasks, in their order; what is done early waits."""
-    early: dict[int, Outcome[ShardTask, Measured]] = {}
-    due = 0
-    for outcome in somebody.outcomes(measure_shard, tasks):
-        early[outcome.index] = outcome
-        while due in early:
-            yield early.pop(due)
-            due += 1
+@final
+class _Collected:
+    """What became of the tasks until now."""
+
+    def __init__(self, mine: int, theirs: int, *, are_runs: bool) -> None:
+        self._mine, self._theirs, self._are_runs = mine, theirs, are_runs
+        self._done = 0
+        self._first, self._second = InAnyOrder(Measured.merged), InAnyOrder(Measured.merged)
+        self._unread: dict[int, Unread] = {}
+
+    def take(self, outcome: Outcome[ShardTask, Measured]) -> None:
+        self._done += 1
+        if outcome.result is None:
+            unread = Unread(outcome.task.shard.path, outcome.error or "", outcome.error_lines)
+            self._unread[outcome.index] = unread
+        # A leaf all the same: otherwise who is merged with whom would depend on what is missing.
+        measured = outcome.result or Measured()
+        if outcome.index < self._mine:
+            self._first.add(outcome.index, measured)
+        else:
+            self._second.add(outcome.index - self._mine, measured)
+
+    def so_far(self) -> Gathered:
+        first, second = self._first.total(Measured()), self._second.total(Measured())
+        return Gathered(
+            self._mine + self._theirs,
+            self._done,
+            first.statistics,
+            second.statistics if self._theirs else None,
+            first.pairing if self._are_runs else None,
+            tuple(unread for _, unread in sorted(self._unread.items())),
+        )
 
 
 def _partners(shard: ShardFile, others: Sequence[ShardFile]) -> tuple[ShardFile, ...]:
@@ -178,6 +182,7 @@ def _described(statistics: ImageStatistics) -> dict[str, Any]:
     std = pixels.covariance.diagonal().sqrt().tolist() if pixels.count > 1 else []
     return {
         "images": statistics.images,
+        "sizes": {f"{height} x {width}": count for (height, width), count in statistics.sizes.items()},
         "labels": {str(label): count for label, count in statistics.labels.items()},
         "pixel_mean": pixels.mean.tolist(),
         "pixel_std": [None if math.isnan(value) else value for value in std],

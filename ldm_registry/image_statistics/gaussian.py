@@ -18,11 +18,13 @@ class Gaussian:
         count: Vectors.
         mean: [D].
         scatter: [D, D], the sum of `(x - mean)(x - mean)^T`.
+        rest: [D], what was rounded away from the mean: parts around a mean of 1e6 differ by less than its last digit.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
+    rest: Tensor
 
     @classmethod
     def none(cls, size: int) -> Self:
@@ -31,8 +33,8 @@ class Gaussian:
         Args:
             size: D.
         """
-        mean = torch.zeros(size, dtype=torch.float64, device="cpu")
-        return cls(0, mean, torch.zeros(size, size, dtype=torch.float64, device="cpu"))
+        nothing = torch.zeros(size, dtype=torch.float64, device="cpu")
+        return cls(0, nothing, torch.zeros(size, size, dtype=torch.float64, device="cpu"), nothing)
 
     @classmethod
     def of(cls, vectors: Tensor) -> Self:
@@ -50,7 +52,7 @@ class Gaussian:
         centred = x - mean
         mean = mean + centred.mean(0)
         centred = x - mean
-        return cls(len(x), mean, centred.T @ centred)
+        return cls(len(x), mean, centred.T @ centred, centred.mean(0))
 
     def merged(self, other: Self) -> Self:
         """Of the vectors of both.
@@ -63,10 +65,15 @@ class Gaussian:
         if not self.count or not other.count:
             return self if self.count else other
         count = self.count + other.count
-        step = other.mean - self.mean
+        step = (other.mean - self.mean) + (other.rest - self.rest)
         weight = self.count * other.count / count
         scatter = self.scatter + other.scatter + weight * torch.outer(step, step)
-        return type(self)(count, self.mean + step * (other.count / count), scatter)
+        moved = step * (other.count / count) + self.rest
+        mean = self.mean + moved
+        # What the sum lost: Møller 1965, "Quasi double-precision in floating point addition", for terms of any size.
+        virtual = mean - self.mean
+        lost = (self.mean - (mean - virtual)) + (moved - virtual)
+        return type(self)(count, mean, scatter, lost)
 
     @property
     def covariance(self) -> Tensor:

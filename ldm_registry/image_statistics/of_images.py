@@ -32,12 +32,14 @@ class ImageStatistics:
     Attributes:
         images: How many.
         labels: How many of each label.
+        sizes: How many of each height and width, in pixels.
         pixels: Of colours, [C], in [-1, 1].
         features: Of feature vectors, by the features' name.
     """
 
     images: int = 0
     labels: Mapping[int, int] = field(default_factory=dict)
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
     pixels: Gaussian = field(default_factory=lambda: Gaussian.none(0))
     features: Mapping[str, Gaussian] = field(default_factory=dict)
 
@@ -60,7 +62,8 @@ class ImageStatistics:
                 here = Gaussian.of(extract(unit))
                 features[name] = features[name].merged(here) if name in features else here
         labels = dict(sorted(Counter(found.labels.tolist()).items()))
-        return cls(len(images), labels, pixels, features)
+        height, width = images.shape[2:]
+        return cls(len(images), labels, {(height, width): len(images)}, pixels, features)
 
     def merged(self, other: Self) -> Self:
         """Of the images of both.
@@ -71,10 +74,12 @@ class ImageStatistics:
         if not self.images or not other.images:
             return self if self.images else other
         labels = Counter(self.labels) + Counter(other.labels)
+        sizes = Counter(self.sizes) + Counter(other.sizes)
         features = {name: mine.merged(other.features[name]) for name, mine in self.features.items()}
         return type(self)(
             self.images + other.images,
             dict(sorted(labels.items())),
+            dict(sorted(sizes.items())),
             self.pixels.merged(other.pixels),
             features,
         )

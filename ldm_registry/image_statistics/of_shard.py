@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ldm_registry.data import ImageSet, read_images
 from ldm_registry.digests import sha256
-from ldm_registry.errors import DataError
+from ldm_registry.errors import DataError, NotFoundError
 from ldm_registry.image_statistics.image_set import ShardFile
-from ldm_registry.image_statistics.of_images import ImageStatistics
+from ldm_registry.image_statistics.of_images import CHUNK_VALUES, ImageStatistics
 from ldm_registry.image_statistics.pairing import Pairing
 
 
@@ -39,21 +39,30 @@ class Measured:
         pairing: Of those that have a partner.
     """
 
-    statistics: ImageStatistics
-    pairing: Pairing
+    statistics: ImageStatistics = field(default_factory=ImageStatistics)
+    pairing: Pairing = field(default_factory=Pairing)
+
+    def merged(self, other: Measured) -> Measured:
+        """Of the shards of both.
+
+        Args:
+            other: Of other shards.
+        """
+        return Measured(self.statistics.merged(other.statistics), self.pairing.merged(other.pairing))
 
 
 def measure_shard(task: ShardTask) -> Measured:
-    """Read one shard, and its partners where it has some, whole into memory.
+    """Read one shard, and its partners one after the other where it has some, whole into memory.
 
-    On one thread, so that the figures are the same to the bit wherever they are computed.
+    On one thread, so that the figures are the same to the bit wherever they are computed. A partner that cannot be read
+    takes only its pairs away: the shard itself is measured, and the partner's own task says what is wrong.
 
     Args:
         task: Which.
 
     Raises:
-        NotFoundError: A file is missing.
-        DataError: A file is broken, or not what its manifest says.
+        NotFoundError: The file is missing.
+        DataError: It is broken, or not what its manifest says.
     """
     with _one_thread(), torch.inference_mode():
         found = _read(task.shard)
@@ -74,15 +83,23 @@ def _paired(task: ShardTask, found: ImageSet) -> Pairing:
     mine = _by_index(task.shard, found)
     pairing = Pairing()
     for partner in task.partners:
+        pairing = pairing.merged(_paired_with(partner, mine))
+    return pairing
+
+
+def _paired_with(partner: ShardFile, mine: Mapping[int, Tensor]) -> Pairing:
+    try:
         theirs = _by_index(partner, _read(partner))
-        shared = sorted(mine.keys() & theirs.keys())
-        for index in shared:
-            if mine[index].shape != theirs[index].shape:
-                sizes = " and ".join("{1} x {2}".format(*one[index].shape) for one in (mine, theirs))
-                raise DataError(f"image {index} is {sizes} pixels in {task.shard.path} and {partner.path}")
-        if shared:
-            made, other = (torch.stack([one[index] for index in shared]) for one in (mine, theirs))
-            pairing = pairing.merged(Pairing.of(made, other))
+    except (NotFoundError, DataError, OSError):
+        return Pairing(unread=sum(index in (partner.images or ()) for index in mine))
+    shared = sorted(mine.keys() & theirs.keys())
+    alike = [index for index in shared if mine[index].shape == theirs[index].shape]
+    pairing = Pairing(unlike=len(shared) - len(alike))
+    together = max(1, CHUNK_VALUES // mine[alike[0]].numel()) if alike else 1
+    for start in range(0, len(alike), together):
+        part = alike[start : start + together]
+        made, other = (torch.stack([one[index] for index in part]) for one in (mine, theirs))
+        pairing = pairing.merged(Pairing.of(made, other))
     return pairing
 
 

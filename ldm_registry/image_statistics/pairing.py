@@ -22,17 +22,21 @@ class Pairing:
     """Of images that have a partner in another set.
 
     Attributes:
-        images: Pairs.
+        images: Pairs that were compared.
+        unread: Images whose partner lies in a shard that could not be read.
+        unlike: Pairs that were not compared, since they differ in size.
         equal: Pairs without any difference.
         beyond_one_level: Pairs of which some pixel differs by more than one of 256 levels.
         psnr_db: Of the pairs that differ.
         squared_error: Mean over the pixels of each pair, levels squared.
         absolute_error: Likewise, levels.
-        ssim: Structural similarity of each shard's pairs; nothing where torchmetrics is not installed, or images are
+        ssim: Structural similarity of each pair; nothing where torchmetrics is not installed, or images are
             smaller than its window.
     """
 
     images: int = 0
+    unread: int = 0
+    unlike: int = 0
     equal: int = 0
     beyond_one_level: int = 0
     psnr_db: Spread = field(default_factory=Spread)
@@ -51,13 +55,13 @@ class Pairing:
         error = (made.to(torch.int16) - other.to(torch.int16)).abs().flatten(1)
         squared = error.double().square().mean(1).tolist()
         return cls(
-            len(made),
-            squared.count(0.0),
-            int((error.amax(1) > 1).sum()),
-            Spread.of(10 * math.log10(PEAK**2 / value) for value in squared if value),
-            Spread.of(squared),
-            Spread.of(error.double().mean(1).tolist()),
-            Spread.of(_similarities(made, other)),
+            images=len(made),
+            equal=squared.count(0.0),
+            beyond_one_level=int((error.amax(1) > 1).sum()),
+            psnr_db=Spread.of(10 * math.log10(PEAK**2 / value) for value in squared if value),
+            squared_error=Spread.of(squared),
+            absolute_error=Spread.of(error.double().mean(1).tolist()),
+            ssim=Spread.of(_similarities(made, other)),
         )
 
     def merged(self, other: Self) -> Self:
@@ -77,6 +81,8 @@ class Pairing:
         error = self.squared_error.mean
         return {
             "images": self.images,
+            "partner_unread": self.unread,
+            "of_other_size": self.unlike,
             "equal": self.equal,
             "beyond_one_level": self.beyond_one_level,
             "psnr_db": self.psnr_db.to_document(),

@@ -12,6 +12,7 @@ from ldm_registry.report.tables import table
 
 MOST_LABELS = 12
 MOST_UNREAD = 8
+MOST_SIZES = 3
 
 
 def render(gathered: Gathered) -> str:
@@ -28,6 +29,8 @@ def _lines(gathered: Gathered) -> Iterator[str]:
     read = gathered.shards - len(gathered.unread)
     beside = f" against {other.images:,}" if other else ""
     yield f"{mine.images:,} images{beside}, {read:,} of {gathered.shards:,} shards read"
+    if len(sizes := _sizes([mine, other or mine])) > 1:
+        yield f"of different sizes ({', '.join(sizes)} pixels): features depend on the size, too"
     sets = [mine] if other is None else [mine, other]
     names = ["images", "against"]
     yield ""
@@ -78,7 +81,25 @@ def _distances(gathered: Gathered) -> Iterator[str]:
         for name, value in distances.items()
     ]
     yield table(["features", "dimensions", "squared Fréchet distance"], rows, right=(1, 2))
+    for name, dimensions, count in _too_few(gathered):
+        yield f"{name}: {count:,} vectors of {dimensions} dimensions are too few; most of the distance is chance."
     yield "These rank sets of one size within one project; they are no FID, whose features come from Inception."
+
+
+def _sizes(sets: list[ImageStatistics]) -> list[str]:
+    """Height x width, at most three and a remainder."""
+    found = [f"{height} x {width}" for height, width in sorted({size for one in sets for size in one.sizes})]
+    return found if len(found) <= MOST_SIZES else [*found[:MOST_SIZES], "..."]
+
+
+def _too_few(gathered: Gathered) -> Iterator[tuple[str, int, int]]:
+    """Features whose covariance is singular for want of vectors: name, dimensions, vectors of the smaller set."""
+    for name in gathered.frechet_distances():
+        one = gathered.statistics.features[name]
+        assert gathered.against is not None
+        count = min(one.count, gathered.against.features[name].count)
+        if count <= len(one.mean):
+            yield name, len(one.mean), count
 
 
 def _pairs(pairing: Pairing) -> Iterator[str]:
@@ -87,6 +108,10 @@ def _pairs(pairing: Pairing) -> Iterator[str]:
         f"{pairing.images:,} images of one index in both: {pairing.equal:,} equal, "
         f"{pairing.beyond_one_level:,} differ by more than one of 256 levels"
     )
+    if pairing.unread:
+        yield f"{pairing.unread:,} more have their partner in a shard that could not be read"
+    if pairing.unlike:
+        yield f"{pairing.unlike:,} more differ from their partner in size, and were not compared"
     figures = (
         ("PSNR of those that differ, dB", pairing.psnr_db),
         ("mean absolute error, levels", pairing.absolute_error),

@@ -71,6 +71,19 @@ def test_a_small_spread_around_a_large_mean_keeps_its_digits() -> None:
     close(reduce(Gaussian.merged, shifted).covariance, whole.covariance)
 
 
+@pytest.mark.parametrize("parts", [1, 7, 100])
+def test_a_mean_of_a_million_and_a_spread_of_a_thousandth_give_what_numpy_gives_in_one_pass(
+    parts: int,
+) -> None:
+    x = drawn(1000, 3, seed=9, offset=1e6, scale=1e-3)
+    merged = reduce(Gaussian.merged, map(Gaussian.of, x.tensor_split(parts)))
+    exact = x.numpy().astype(numpy.longdouble)
+    centred = exact - exact.mean(0)
+    close(merged.covariance, torch.from_numpy((centred.T @ centred / 999).astype(numpy.float64)))
+    close(merged.covariance, torch.from_numpy(numpy.cov(x.numpy(), rowvar=False)))
+    close(merged.mean, torch.from_numpy(x.numpy().mean(0)))
+
+
 def test_fewer_than_two_vectors_have_no_covariance() -> None:
     assert bool(Gaussian.of(torch.ones(1, 2)).covariance.isnan().all())
 
