@@ -8,7 +8,7 @@ from typing import Any
 
 from ldm_registry import errors
 from ldm_registry.engines.outcome import Engine, Outcome, Result, Task, in_words
-from ldm_registry.errors import LdmError
+from ldm_registry.errors import IntegrityError, LdmError
 from ldm_registry.spec import PipelineSpec
 from ldm_registry.streaming.on_ray import wants_gpu
 
@@ -92,12 +92,16 @@ def failure(name: str, outcome: Outcome[Any, Any]) -> Failed:
 def exit_code(failed: Sequence[Failed], count: int) -> int:
     """How a command ends: 0 where no row failed, 1 where some did, the code of the first where all did.
 
+    A file that is not what it should be is never only one row among others: its code, 4, is that of the command.
+
     Args:
         failed: Rows that failed.
         count: Of all rows.
     """
     if not failed:
         return 0
+    if any(row.exit_code == IntegrityError.exit_code for row in failed):
+        return IntegrityError.exit_code
     return failed[0].exit_code if len(failed) == count else SOME_FAILED
 
 

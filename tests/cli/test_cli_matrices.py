@@ -89,7 +89,7 @@ def test_against_several_each_has_a_row_in_the_order_given_and_one_that_fails_sa
     others = ("emoji-kl-unet", "no-such-spec", "emoji-pixel-dit", "emoji-vq-dit")
     words = ("diagnose", "emoji-kl-dit", "denoiser", "--against", *others, "--quick")
     ended = ldm(*words, "-o", tmp_path / "out", "--json")
-    assert ended.code == 1
+    assert ended.code == 4
     rows = ended.document["rows"]
     assert [row["second"] for row in rows] == list(others)
     assert [row.get("error", "").partition(":")[0] for row in rows] == [
@@ -118,12 +118,13 @@ def test_against_several_each_has_a_row_in_the_order_given_and_one_that_fails_sa
 
 
 @pytest.mark.plugins
-def test_against_several_that_agree_ends_with_zero_and_where_all_fail_with_their_code(
-    ldm: Ldm, fakes: None
-) -> None:
+def test_against_several_the_exit_code_is_zero_one_or_that_of_what_was_refused(ldm: Ldm, fakes: None) -> None:
     words = ("diagnose", "emoji-kl-dit", "--against", "emoji-vq-dit")
-    assert ldm(*words, "--against", "emoji-pixel-dit").code == 1
     assert ldm(*words, "emoji-kl-dit").code == 0
+    assert ldm(*words, "no-such-spec").code == 1
+    assert ldm(*words, "emoji-kl-unet").code == 1
+    assert ldm(*words, "emoji-pixel-dit").code == 4
+    assert ldm("diagnose", "emoji-kl-dit", "--against", "no-such-spec", "none-such").code == 3
     assert ldm("diagnose", "emoji-kl-dit", "--against", "emoji-pixel-dit", "emoji-pixel-unet").code == 4
     assert ldm("diagnose", "none-such", "--against", "emoji-vq-dit", "emoji-kl-unet").code == 3
 

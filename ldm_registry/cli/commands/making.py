@@ -193,7 +193,8 @@ def compare(
 ) -> Result:
     """Run specs on the same seeds, each in a process of its own: one picture, one table of what they cost.
 
-    A spec that fails is a row with its error: exit code 1, or, where all fail, that of the first.
+    A spec that fails is a row with its error: exit code 1; 4 where a file was refused; where all fail, that of the
+    first.
     """
     runs_on_ray(on, address=address, workers=workers)
     from ldm_registry.matrix import exit_code

@@ -53,7 +53,8 @@ def benchmark_verdict(
 ) -> Result:
     """Put every installed fault into healthy specs and score the verdict: a confusion matrix.
 
-    A cell whose diagnosis fails is a row with its error and ends with exit code 1; it is tried again the next time.
+    A cell whose diagnosis fails is a row with its error: exit code 1; 4 where a file was refused. It is tried again
+    the next time.
     """
     runs_on_ray(on, address=address, workers=workers)
     from ldm_registry.diagnostics import benchmark
