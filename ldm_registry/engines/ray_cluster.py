@@ -141,7 +141,8 @@ def _refusal(address: str, error: Exception) -> LdmError:
     return NetworkError(
         f"the Ray cluster at {address} cannot be joined",
         lines or [type(error).__name__],
-        hint="start the command on a machine of the cluster; `ray start --address=HOST:PORT` makes this one of them",
+        hint="start the command on a machine of the cluster (`ray start --address=HOST:PORT` makes this one of them), "
+        "and where the cluster asks for a token, with RAY_AUTH_MODE=token and that token in ~/.ray/auth_token",
     )
 
 

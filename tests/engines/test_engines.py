@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,56 @@ def test_on_ray_the_outcomes_are_those_of_this_process_and_a_worker_that_dies_is
         assert "its worker died 3 times" in str(lost.error)
         with pytest.raises(SpecError, match="GPU"):
             next(workers.outcomes(int, TASKS, gpu=True))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_the_refusal_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    without |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    token = {**without, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "7" * 64}
+    words = [
+        "--head",
+        "--block",
+        "--include-dashboard=false",
+        "--num-cpus=1",
+        f"--port={address.split(':')[1]}",
+    ]
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *words]
+    head = subprocess.Popen(ray, env=token, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        joined = run_there(address, token)
+        refused = run_there(address, without)
+    finally:
+        head.terminate()
+        said = head.communicate(timeout=60)[0]
+    assert joined.stdout == "[7]\n", f"{joined.stderr}\n{said}"
+    assert f"NetworkError: the Ray cluster at {address} cannot be joined" in refused.stderr
+    assert "RAY_AUTH_MODE=token" in refused.stderr
+
+
+def run_there(address: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A task on a cluster that may still be starting."""
+    code = """
+import sys, time
+from ldm_registry.engines import engine
+from ldm_registry.errors import NetworkError
+
+deadline = time.monotonic() + 60
+while True:
+    try:
+        with engine("ray", address=sys.argv[1]) as workers:
+            print([outcome.result for outcome in workers.outcomes(int, ["7"])])
+        break
+    except NetworkError as error:
+        if "no Ray cluster answers" not in error.summary or time.monotonic() > deadline:
+            raise
+        time.sleep(0.2)
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code, address], env=environment, capture_output=True, text=True, timeout=180
+    )
 
 
 def _index(outcome: Outcome[Any, Any]) -> int:
