@@ -117,12 +117,13 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         claim(tmp_path / "mine", overwrite=True)
 
 
-def test_the_exit_code_says_that_some_or_that_all_failed() -> None:
+def test_the_exit_code_says_that_a_file_was_refused_or_that_some_or_all_failed() -> None:
     missing, damaged, odd = UNREAD, Failed.of("x", CheckpointError("damaged")), Failed("y", "MemoryError")
     assert exit_code([], 3) == 0
-    assert exit_code([damaged], 3) == 1
-    assert exit_code([missing, damaged], 2) == NotFoundError.exit_code
-    assert exit_code([damaged, missing], 2) == CheckpointError.exit_code
+    assert exit_code([missing], 3) == exit_code([odd, missing], 3) == 1
+    assert exit_code([missing, damaged], 3) == CheckpointError.exit_code
+    assert exit_code([missing, odd], 2) == NotFoundError.exit_code
+    assert exit_code([missing, damaged], 2) == CheckpointError.exit_code
     assert exit_code([odd], 1) == 70
     assert Failed("z", "errors: not a class").exit_code == 70
 
