@@ -1,4 +1,6 @@
-"""The Hugging Face Hub, as far as it is used here: a small typed client over `huggingface_hub`, imported nowhere else.
+"""The Hugging Face Hub, as far as it is used here: a small typed client over `huggingface_hub`.
+
+Only this module and those that begin with `hub_` import it.
 
 Address, token and folders are handed over, never read from the library's own constants. What the library raises
 becomes one of our errors (`hub_errors`), and what it logs is not shown: it names pre-signed addresses. Nothing that is
@@ -10,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError
+from ldm_registry.hub_calls import measuring, within
 from ldm_registry.hub_errors import NO_HUB, OFFLINE_VARIABLES, offline_error, ours, status_of
 from ldm_registry.hub_errors import clean as clean
 from ldm_registry.hub_values import Account as Account
@@ -62,7 +64,7 @@ class Hub:
     @classmethod
     def from_environment(cls) -> Hub:
         """As HF_ENDPOINT, HF_TOKEN (or the stored login), LDM_OFFLINE and HF_HUB_OFFLINE say."""
-        if isoffline_error():
+        if is_offline():
             return cls(os.environ.get("HF_ENDPOINT"), offline=True)
         from huggingface_hub import get_token
 
@@ -165,7 +167,7 @@ class Hub:
                     revision=commit,
                     local_dir=folder,
                     etag_timeout=_SHORT_ANSWER_S,
-                    tqdm_class=_measure(what, at_most),
+                    tqdm_class=measuring(what, at_most),
                 )
             )
 
@@ -318,7 +320,7 @@ class Hub:
     def _asked(self, what: str, ask: Callable[[HfApi], T], limit_s: float) -> T:
         api = self._api()
         with self._translated(what):
-            return _within(limit_s, lambda: ask(api))
+            return within(limit_s, lambda: ask(api))
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:
@@ -342,80 +344,8 @@ def is_missing_revision(error: NotFoundError) -> bool:
     return isinstance(error.__cause__, RevisionNotFoundError)
 
 
-def isoffline_error() -> bool:
+def is_offline() -> bool:
     """Whether the environment forbids to ask the Hub anything."""
     return any(
         os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in OFFLINE_VARIABLES
     )
-
-
-def cache_home() -> Path:
-    """Where the Hub's tools keep things on this machine: HF_HOME, else `huggingface` in the user's cache."""
-    home = os.environ.get("HF_HOME")
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home).expanduser() if home else Path(caches) / "huggingface"
-
-
-def front_matter(fields: Mapping[str, Any]) -> str:
-    """The YAML at the head of a model card, as the Hub reads it.
-
-    Args:
-        fields: `license`, `library_name`, `tags`, `base_model` and others of the Hub's.
-    """
-    from huggingface_hub import ModelCardData
-
-    return str(ModelCardData(**fields).to_yaml())
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock on a file; other processes wait, and the end of a process lets it go.
-
-    Args:
-        lock: Made where it is missing.
-    """
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # public, but not typed as such
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        yield
-
-
-def _measure(what: str, at_most: int | None) -> Any:
-    """The library's progress bar, which sees every piece that arrives, and stops at one too many."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, but not typed as such
-
-    class Measure(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            self.arrived = getattr(self, "arrived", 0) + int(n or 0)
-            if at_most is not None and self.arrived > at_most:
-                raise IntegrityError(
-                    f"{what} did not arrive as the Hub lists it",
-                    [f"size: expected {at_most}, found {self.arrived} or more"],
-                    hint="nothing was kept; try again, and where it happens again do not use this repository",
-                )
-            done: bool | None = super().update(n)
-            return done
-
-    return Measure
-
-
-def _within(limit_s: float, call: Callable[[], T]) -> T:
-    """What a call returns, unless it takes too long: most requests of the library wait for ever."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="hub", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {limit_s:.0f} s")
-    if errors:
-        raise errors[0]
-    return results[0]

@@ -1,7 +1,7 @@
 """Errors of the Hub's library as errors of ours, in our words.
 
 What a server says is cut short, and stripped of control characters and of the token. The library's classes are told
-by their names: only `hub` imports it.
+by their names, so that an error can be looked at before the library is loaded.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldm_registry.errors import SpecError
-from ldm_registry.hub import front_matter
+from ldm_registry.hub_local import front_matter
 from ldm_registry.yaml_reader import parse_yaml
 
 LIBRARY = "ldm-registry"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, final
 
 from ldm_registry.errors import CheckpointError, IntegrityError, NotFoundError, SpecError
-from ldm_registry.hub import alone
+from ldm_registry.hub_local import alone
 from ldm_registry.json_files import read_json
 from ldm_registry.spec_paths import PINNED
 from ldm_registry.travel.listing import path_problem

@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError, PluginError
-from ldm_registry.hub import alone
+from ldm_registry.hub_local import alone
 from ldm_registry.travel.sealed_code import BYTE_CODE, RECORD, STORE, Seal, SealedFile, altered, read_seal
 
 SWITCH = re.compile(r"ldm-plugin-(?P<name>[a-z0-9-]+)\.pth")

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import final
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError
-from ldm_registry.hub import Hub, RemoteFile, alone, is_missing_revision
+from ldm_registry.hub import Hub, RemoteFile, is_missing_revision
+from ldm_registry.hub_local import alone
 from ldm_registry.json_files import read_json
 from ldm_registry.spec_paths import HUB_SCHEME
 from ldm_registry.travel.content import check_content

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import final
 
 from ldm_registry.errors import IntegrityError
-from ldm_registry.hub import RemoteFile, cache_home
+from ldm_registry.hub import RemoteFile
+from ldm_registry.hub_local import cache_home
 
 REMEMBERED_ENDING = ".safetensors"
 _TICK_NS = 20_000_000

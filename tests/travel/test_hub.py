@@ -9,7 +9,8 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from ldm_registry.errors import IntegrityError, LdmError, NetworkError, NotFoundError
-from ldm_registry.hub import Hub, front_matter
+from ldm_registry.hub import Hub
+from ldm_registry.hub_local import front_matter
 
 TOKEN = "hf_loopbackTokenThatNobodyMaySee"
 slow = pytest.mark.slow
