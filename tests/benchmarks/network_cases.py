@@ -114,11 +114,11 @@ UNET = Case(
     0.90,
 )
 UNET_CONDITION = Case(
-    "UNet2DConditionModel of Stable Diffusion 1 at half the width, 32x32 latent",
+    "UNet2DConditionModel of Stable Diffusion 1, 32x32 latent",
     "UNet2DConditionModel",
     {
         "sample_size": 32,
-        "block_out_channels": (160, 320, 640, 640),
+        "block_out_channels": (320, 640, 1280, 1280),
         "attention_head_dim": 8,
         "cross_attention_dim": 768,
     },

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ldm_unet.condition_config import UNetConditionConfig
 from ldm_unet.condition_plan import StagePlan
 from ldm_unet.context import Context
+from ldm_unet.in_place import may_overwrite
 
 _NORM_EPS = 1e-6
 """Of the group norm; diffusers has no key for it."""
@@ -147,8 +148,15 @@ class Gate(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
         """[B, N, width] to [B, N, inner]."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        if may_overwrite(self.proj):
+            # Two products of half the size: a large result is memory that the system has to hand out anew each time.
+            value, gate = (F.linear(x, *half) for half in zip(*self._halves(), strict=True))
+        else:
+            value, gate = self.proj(x).chunk(2, dim=-1)
         return F.gelu(gate).mul_(value)
+
+    def _halves(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return self.proj.weight.chunk(2), self.proj.bias.chunk(2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:

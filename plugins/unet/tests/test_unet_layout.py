@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ldm_unet import UNet
+from ldm_unet import UNet, convolution
 from ldm_unet.block import Upsample
 from ldm_unet.convolution import Convolution
 from ldm_unet.upsampling import LEAST, upsampled_conv
 from torch.nn import functional as F
 
+from ldm_registry.costs.operations import counted
 from ldm_registry.interfaces import NoiseLevel
 
 Build = Callable[..., UNet]
@@ -38,6 +39,32 @@ def test_an_upsampling_whose_convolution_is_watched_is_not_folded() -> None:
         watched = layer(x)
     assert [one.shape for one in seen] == [(1, 2, 2 * LEAST, 2)]
     assert torch.allclose(folded, watched, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_heavy_convolution_of_a_small_map_is_a_product_and_the_same(
+    side: int, stride: int, padding: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "HEAVY", 0)
+    layer = Convolution(5, 400, side, stride=stride, padding=padding).double()
+    x = noise(2, 5, 7, 6).contiguous(memory_format=layout)
+    trained = layer(x)
+    with torch.no_grad():
+        work = counted(lambda: layer(x))
+        quick = layer(x)
+    assert (work.convolution_flops, work.matmul_flops) == (0, 2 * trained.numel() * 5 * side**2)
+    assert quick.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(trained, quick, rtol=0, atol=1e-12)
+
+
+def test_a_convolution_of_many_positions_or_few_weights_stays_one() -> None:
+    with torch.no_grad():
+        for channels, height in ((16, 2), (400, 120)):
+            layer, x = Convolution(channels, channels, 3, padding=1), torch.zeros(1, channels, height, 2)
+            assert counted(lambda layer=layer, x=x: layer(x)).matmul_flops == 0
 
 
 @pytest.mark.parametrize("shift", ["default", "scale_shift"])
