@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
 from bare import bare
-from network_cases import DIT, PIXART, UNET, UNET_CONDITION, Case, contestants
+from network_cases import DIT, PIXART, UNET, UNET_CONDITION, Contestants, contestants
 from pair import Pair
 from race import Race
 
 pytestmark = [pytest.mark.benchmark(group="networks, float32"), pytest.mark.plugins]
 
 
-CASES = pytest.mark.parametrize(
-    ("case", "batch"),
-    [(UNET, 1), (UNET, 4), (UNET_CONDITION, 1), (DIT, 1), (DIT, 4), (PIXART, 1)],
-    ids=lambda value: value.kind if isinstance(value, Case) else f"batch {value}",
-)
+CASES = [(UNET, 1), (UNET, 4), (UNET_CONDITION, 1), (DIT, 1), (DIT, 4), (PIXART, 1)]
 
 
-@CASES
-def test_forward(race: Race, case: Case, batch: int, tmp_path: Path, smoke: bool) -> None:
-    both = contestants(case, batch, tmp_path / "model", smoke=smoke)
-    race(f"{case.label}, batch {batch}", both.pair(), goal=case.goal, dtype=torch.float32)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].kind}, batch {case[1]}")
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smoke: bool
+) -> Iterator[Contestants]:
+    folder = tmp_path_factory.mktemp("model")
+    yield contestants(*request.param, folder / "model", smoke=smoke)
+    shutil.rmtree(folder)
 
 
-@CASES
-def test_bare_operations_of_it(race: Race, case: Case, batch: int, tmp_path: Path, smoke: bool) -> None:
-    diffusers = contestants(case, batch, tmp_path / "model", smoke=smoke).pair().diffusers
-    name = f"{case.label}, batch {batch}: bare products, convolutions and attention of diffusers"
+def label(both: Contestants) -> str:
+    return f"{both.case.label}, batch {len(both.z)}"
+
+
+def test_forward(race: Race, both: Contestants) -> None:
+    race(label(both), both.pair(), goal=both.case.goal, dtype=torch.float32)
+
+
+def test_bare_operations_of_it(race: Race, both: Contestants) -> None:
+    diffusers = both.pair().diffusers
+    name = f"{label(both)}: bare products, convolutions and attention of diffusers"
     race(name, Pair(bare(diffusers), diffusers))
