@@ -22,8 +22,9 @@ CASES = [(UNET, 1), (UNET, 4), (UNET_CONDITION, 1), (DIT, 1), (DIT, 4), (PIXART,
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smoke: bool
 ) -> Iterator[Contestants]:
+    case, batch = request.param
     folder = tmp_path_factory.mktemp("model")
-    yield contestants(*request.param, folder / "model", smoke=smoke)
+    yield contestants(case, batch, folder / "model", smoke=smoke)
     shutil.rmtree(folder)
 
 

@@ -9,6 +9,7 @@ import torch
 from ldm_unet import UNet, convolution
 from ldm_unet.block import Upsample
 from ldm_unet.convolution import Convolution
+from ldm_unet.transformer import Gate
 from ldm_unet.upsampling import LEAST, upsampled_conv
 from torch.nn import functional as F
 
@@ -65,6 +66,19 @@ def test_a_convolution_of_many_positions_or_few_weights_stays_one() -> None:
         for channels, height in ((16, 2), (400, 120)):
             layer, x = Convolution(channels, channels, 3, padding=1), torch.zeros(1, channels, height, 2)
             assert counted(lambda layer=layer, x=x: layer(x)).matmul_flops == 0
+
+
+def test_a_gate_in_halves_is_that_in_one_and_is_not_taken_where_its_layer_is_watched() -> None:
+    gate, x = Gate(6, 10).double(), noise(2, 7, 6)
+    whole = gate(x)
+    with torch.no_grad():
+        halves = gate(x)
+        seen: list[torch.Tensor] = []
+        gate.proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output.clone()))
+        watched = gate(x)
+    assert [one.shape for one in seen] == [(2, 7, 20)]
+    assert torch.allclose(whole, halves, rtol=0, atol=1e-12)
+    assert torch.allclose(whole, watched, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shift", ["default", "scale_shift"])
