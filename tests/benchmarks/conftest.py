@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--poster", action="store_true", help="also decode 4096 x 4096 px: half an hour on two cores"
     )
     group.addoption("--ray", action="store_true", help="also make shards with 1, 2 and 4 workers on Ray")
-    group.addoption("--turns-s", type=float, default=8.0, help="seconds for the turns of a case (default 8)")
+    group.addoption("--turns-s", type=float, default=7.0, help="seconds for the turns of a case (default 7)")
 
 
 @pytest.hookimpl(tryfirst=True)
