@@ -30,6 +30,9 @@ from ldm_registry.moments import group_moments, rows, scale_and_shift
 HELD_BYTES = 4_500_000_000
 """The largest map that is held: 256 channels of 2048 x 2048 positions in float32 are 4.3e9."""
 
+ATTENDING = 48
+"""Side of the smallest square of positions that attend at a time: with fewer, SDPA's matrix products are slow."""
+
 BANDS = 4
 """Bands that a row of tiles is held in, so that rows which were read for the last time are let go soon."""
 
@@ -44,9 +47,10 @@ class Walk(ABC):
     def __init__(self, tile_pixels: int | None) -> None:
         self.tile_pixels = tile_pixels
 
-    def tile_rows(self, of: Map) -> Iterator[list[Region]]:
-        """The tiles of a map, row by row."""
-        side = max(of.height, of.width) if self.tile_pixels is None else max(1, self.tile_pixels // of.stride)
+    def tile_rows(self, of: Map, least: int = 1) -> Iterator[list[Region]]:
+        """The tiles of a map, row by row; a side has at least so many positions."""
+        whole = max(of.height, of.width)
+        side = whole if self.tile_pixels is None else max(least, self.tile_pixels // of.stride)
         for top in range(0, of.height, side):
             bottom = min(top + side, of.height)
             yield [Region(top, bottom, left, min(left + side, of.width)) for left in range(0, of.width, side)]
@@ -106,14 +110,15 @@ class Tiles(Walk):
         """Gather from all tiles, then compute tile by tile."""
         everything = torch.empty(0)
         at = 0
-        for row in self.tile_rows(of):
+        for row in self.tile_rows(of, ATTENDING):
             for region in row:
                 part = gather(of.read(region))
                 if not at:
                     everything = part.new_empty((len(part), of.height * of.width, part.shape[2]))
                 everything[:, at : at + region.area] = part
                 at += region.area
-        return self._held(of.through(lambda part: mix(part, everything), of.channels, halo=0), of.dtype)
+        mixed = of.through(lambda part: mix(part, everything), of.channels, halo=0)
+        return self._held(mixed, of.dtype, ATTENDING)
 
     def write(self, made: Map, out: Tensor) -> None:
         """Write all of a map to a tensor [1, C, H, W]; it is not read any more."""
@@ -122,9 +127,9 @@ class Tiles(Walk):
                 out[:, :, region.top : region.bottom, region.left : region.right] = made.read(region)
             made.release(row[0].bottom)
 
-    def _held(self, made: Map, stored: torch.dtype) -> Held:
+    def _held(self, made: Map, stored: torch.dtype, least: int = 1) -> Held:
         held = Held.like(made, stored)
-        for row in self.tile_rows(made):
+        for row in self.tile_rows(made, least):
             held.add_bands(row[0].top, row[0].bottom, BANDS)
             for region in row:
                 held.write(region, made.read(region))
@@ -160,29 +165,30 @@ class Tally(Walk):
     ) -> Map:
         """Count keys and values, twice the channels, beside the map."""
         keys_and_values = 2 * of.bytes_of(of.height * of.width)
-        return self._held(of.through(_unchanged, of.channels, halo=0), of.dtype, keys_and_values)
+        mixed = of.through(_unchanged, of.channels, halo=0)
+        return self._held(mixed, of.dtype, ATTENDING, beside=keys_and_values)
 
     def write(self, made: Map) -> None:
         """Count one pass over all tiles of the last map."""
         self._reach(self._held_bytes(made) + self._reading_bytes(made))
 
-    def _held(self, made: Map, stored: torch.dtype, beside: int = 0) -> Held:
+    def _held(self, made: Map, stored: torch.dtype, least: int = 1, *, beside: int = 0) -> Held:
         held = Held.like(made, stored)
         size, before = held.held_bytes(), made.held_bytes()
-        rows = next(iter(self.tile_rows(made)))[0].bottom
+        rows = next(self.tile_rows(made, least))[0].bottom
         # What is computed takes the place of what it was computed from, one row of tiles and one band behind.
         behind = size * min(made.height, rows + -(-rows // BANDS)) // made.height
         both = 0 if self.tile_pixels is None else max(before, size) + min(behind, before)
-        self._reach(both + beside + self._reading_bytes(made))
+        self._reach(both + beside + self._reading_bytes(made, least))
         return held
 
     def _held_bytes(self, made: Map) -> int:
         # Without tiles the map is the very part that is read.
         return 0 if self.tile_pixels is None else made.held_bytes()
 
-    def _reading_bytes(self, made: Map) -> int:
+    def _reading_bytes(self, made: Map, least: int = 1) -> int:
         # The largest halo is around the second tile of the second row, or the first where there is no third.
-        rows = islice(self.tile_rows(made), 2)
+        rows = islice(self.tile_rows(made, least), 2)
         return max(made.reading_bytes(region) for row in rows for region in row[:2])
 
     def _reach(self, used: int) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ldm_dit.attention import Attention, FeedForward
 from ldm_dit.config import DiTConfig
 from ldm_dit.embedding import ConditionEmbedder
+from ldm_dit.modulation import Modulation
 from ldm_dit.watched import is_unwatched
 
 _EPS = 1e-6
@@ -29,7 +30,7 @@ class AdaptiveNorm(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.emb = ConditionEmbedder(classes, width)
-        self.linear = nn.Linear(width, 6 * width)
+        self.linear = Modulation(width, 6 * width)
 
     def forward(self, features: Float[Tensor, "t k"], label: Int[Tensor, " l"]) -> tuple[Tensor, ...]:
         """The six modulations, each [B or 1, 1, width]: shift, scale, gate of attention, then of feed-forward."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ldm_dit.block import Block, modulated_norm
 from ldm_dit.config import DiTConfig
 from ldm_dit.embedding import LabelEmbedder, TimeFeatures, TimestepEmbedder
+from ldm_dit.modulation import Modulation
 from ldm_dit.patches import PatchEmbed, unpatch
 from ldm_dit.transformer_config import INERT_KEYS, without_inert_keys
 from ldm_registry.errors import ContractError
@@ -81,7 +82,7 @@ class DiT(Denoiser):
 
         self.pos_embed = PatchEmbed(config.in_channels, config.width, config.patch_size, config.sample_size)
         self.transformer_blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
-        self.proj_out_1 = nn.Linear(config.width, 2 * config.width)
+        self.proj_out_1 = Modulation(config.width, 2 * config.width)
         self.proj_out_2 = nn.Linear(config.width, config.patch_size**2 * config.predicted_channels)
         initialise(self)
 

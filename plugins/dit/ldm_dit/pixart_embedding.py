@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_dit.embedding import TimestepEmbedder
+from ldm_dit.modulation import Modulation
 
 
 @final
@@ -55,7 +56,7 @@ class AdaptiveNormSingle(nn.Module):
     def __init__(self, width: int, *, sees_size: bool) -> None:
         super().__init__()
         self.emb = SizedTimeEmbedder(width, sees_size=sees_size)
-        self.linear = nn.Linear(width, 6 * width)
+        self.linear = Modulation(width, 6 * width)
 
     def forward(
         self, time: Float[Tensor, "t k"], sizes: Float[Tensor, "s 3 k"] | None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from ldm_dit import DiT
 from ldm_dit.attention import PART, gelu_tanh_
+from ldm_dit.modulation import FEW, HEAVY, Modulation
 from torch.nn import functional as F
 
 from ldm_registry.interfaces import NoiseLevel
@@ -26,6 +28,30 @@ def test_gelu_part_by_part_is_that_of_the_whole(numbers: int) -> None:
     whole = F.gelu(x, approximate="tanh")
     assert gelu_tanh_(x) is x
     assert torch.allclose(x, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [1, 3, FEW])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_modulation_is_its_linear_layer(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    products: list[torch.Tensor] = []
+    bmm = torch.bmm
+
+    def watched(blocks: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        products.append(blocks)
+        return bmm(blocks, x)
+
+    monkeypatch.setattr(torch, "bmm", watched)
+    layer, x = Modulation(256, HEAVY // 256).double(), noise(rows, 256)
+    expected = layer(x)
+    assert not products
+    with torch.inference_mode():
+        quick = layer(x)
+        many = layer(noise(FEW + 1, 256))
+    assert [len(blocks) for blocks in products] == [math.gcd(threads, HEAVY // 256)]
+    assert quick.is_contiguous()
+    assert torch.allclose(quick, expected, rtol=0, atol=1e-12)
+    assert torch.equal(many, F.linear(noise(FEW + 1, 256), layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("labels", [[4], [1, 0, 7]], ids=str)
