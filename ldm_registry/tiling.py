@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ldm_registry.errors import SpecError
 from ldm_registry.maps import Held, Local, Map, Region, empty
 from ldm_registry.moments import group_moments, rows, scale_and_shift
+from ldm_registry.runtime.heap import return_freed
 
 HELD_BYTES = 4_500_000_000
 """The largest map that is held: 256 channels of 2048 x 2048 positions in float32 are 4.3e9."""
@@ -90,6 +91,15 @@ class Walk(ABC):
 @final
 class Tiles(Walk):
     """Computes."""
+
+    def tile_rows(self, of: Map, least: int = 1) -> Iterator[list[Region]]:
+        """As in `Walk`; first, the pieces of the tiles of the map before go back to the system.
+
+        The C library keeps them, too small for the tiles of this map or too large.
+        """
+        if self.tile_pixels is not None and of.device.type == "cpu":
+            return_freed()
+        return super().tile_rows(of, least)
 
     def norm(self, norm: nn.Module, of: Map) -> Local:
         """Gather the statistics in one pass over all tiles, then scale and shift with them."""

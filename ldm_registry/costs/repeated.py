@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ldm_registry.costs.resident_memory import return_freed
 from ldm_registry.costs.stopwatch import Stopwatch, WallClock
+from ldm_registry.runtime.heap import return_freed
 
 LEAST, MOST = 3, 200
 """Calls."""

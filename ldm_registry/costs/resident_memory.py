@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from pathlib import Path
 
@@ -40,13 +39,6 @@ def forget_peak() -> None:
             _CLEAR.write_text("5")
         except OSError:
             return
-
-
-def return_freed() -> None:
-    """Hand what was freed back to the system, where the C library can: it would count as held otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _STATUS.is_file() else None
-    if trim is not None:
-        trim(0)
 
 
 def _left_in_container() -> float | None:

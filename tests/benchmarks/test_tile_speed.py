@@ -20,7 +20,8 @@ import json, time
 import torch
 from torch.nn import functional
 from ldm_registry import load_component
-from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib, return_freed
+from ldm_registry.costs.resident_memory import MIB, forget_peak, peak_resident_mib, resident_mib
+from ldm_registry.runtime.heap import return_freed
 
 decoder = load_component("decoder", FOLDER)
 decoder.tile_pixels = TILE
