@@ -175,6 +175,7 @@ def test_norms_of_large_maps_keep_their_digits():
 MEASURE = """
 import threading, torch
 from ldm_kl_vae import {part}, KLVAEConfig
+from ldm_registry.runtime.heap import return_freed
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 part = {part}(KLVAEConfig(
@@ -186,6 +187,7 @@ x = torch.rand({shape})
 with torch.inference_mode():
     call(x[:, :, :64, :64])
     part.tile_pixels = {tile}
+    return_freed()
     start, done = resident(), threading.Event()
     peak = [start]
     def watch():
@@ -203,15 +205,15 @@ print(peak[0] - start + x.nbytes, part.working_memory(1, 512, 512))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux tells it")
 @pytest.mark.parametrize(
-    ("part", "call", "shape", "tile"),
+    ("part", "call", "shape", "tile", "at_most"),
     [
-        ("KLDecoder", "decode", (1, 4, 64, 64), 128),
-        ("KLDecoder", "decode", (1, 4, 64, 64), None),
-        ("KLEncoder", "encode", (1, 3, 512, 512), 128),
+        ("KLDecoder", "decode", (1, 4, 64, 64), 128, 1.3),
+        ("KLDecoder", "decode", (1, 4, 64, 64), None, 1.6),
+        ("KLEncoder", "encode", (1, 3, 512, 512), 128, 1.6),
     ],
 )
-def test_stated_memory_is_what_the_process_takes(part, call, shape, tile):
+def test_stated_memory_is_what_the_process_takes(part, call, shape, tile, at_most):
     code = MEASURE.format(part=part, call=call, shape=shape, tile=tile)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     measured, stated = map(int, done.stdout.split())
-    assert 0.6 * stated < measured < 1.6 * stated
+    assert 0.6 * stated < measured < at_most * stated
