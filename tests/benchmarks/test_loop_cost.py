@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-ldm_schedulers = pytest.importorskip("ldm_schedulers")
+ldm_schedulers = pytest.importorskip("ldm_schedulers", reason="the core is tested without plugins too")
 SAMPLERS: list[Any] = [part for part in ldm_schedulers.register_components() if part.kind is Kind.SCHEDULER]
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 BELOW_DIFFUSERS = {"ddim", "euler", "dpmpp-2m", "ddpm"}

@@ -94,11 +94,7 @@ def test_a_narrow_decoder(race: Race, tmp_path: Path, smoke: bool) -> None:
         Result(f"{label}, in tiles of {tile} px: memory", tiled[-1].working, "B", note=stated(tiled[-1])),
         Result(f"{label}, whole: time", whole.taken_s),
         Result(f"{label}, in tiles of {tile} px: time", tiled[-1].taken_s),
-        Result(
-            f"slope of log time (attention aside) over log area, {sides[0]} to {sides[-1]} px",
-            slope(tiled),
-            unit="",
-        ),
+        Result(f"{SLOPE}, {sides[0]} to {sides[-1]} px", slope(tiled), unit=""),
     )
 
 
@@ -122,9 +118,7 @@ def test_a_poster_of_stable_diffusion(race: Race, tmp_path: Path) -> None:
         *lines,
         Result("Stable Diffusion, 4096 px: memory of the process", memory.process, "B", limit=LIMIT_BYTES),
         Result("Stable Diffusion, 4096 px: working memory", memory.working, "B", note=stated(memory)),
-        Result(
-            "slope of log time (attention aside) over log area, 1024 to 4096 px", slope(images[1:]), unit=""
-        ),
+        Result(f"{SLOPE}, 1024 to 4096 px", slope(images[1:]), unit=""),
     )
 
 

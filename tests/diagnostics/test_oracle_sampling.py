@@ -81,10 +81,10 @@ def test_every_installed_sampler_passes_with_its_defaults(schedule: str) -> None
         sampler = registry.get(Kind.SCHEDULER, name)
         for steps in (8, 30):
             try:
-                built = sampler(sampler.Config(steps=steps), noise, 16)  # type: ignore[call-arg]
+                built = sampler(sampler.Config(steps=steps), noise, 16)  # type: ignore[call-arg]  # any sampler
             except LdmError:
                 continue  # some start at no level without signal
-            found = examine(built, extent=3.0)  # type: ignore[arg-type]
+            found = examine(built, extent=3.0)  # type: ignore[arg-type]  # a Scheduler
             assert [*suspicions(found), *level_suspicions(found.levels, noise)] == [], (name, steps)
             assert found.excess(worst_data(found)) <= 1.0, (name, steps)
             passed.add(name)
@@ -96,8 +96,8 @@ def test_a_larger_variance_that_is_right_for_unit_variance_is_not_suspected() ->
     registry = Registry.discover()
     noise = build_schedule("scaled_linear", SCHEDULES["scaled_linear"], registry)
     sampler = registry.get(Kind.SCHEDULER, "ddpm")
-    built = sampler(sampler.Config(steps=40, variance="fixed_large"), noise, None)  # type: ignore[call-arg]
-    assert list(suspicions(examine(built, extent=3.0))) == []  # type: ignore[arg-type]
+    built = sampler(sampler.Config(steps=40, variance="fixed_large"), noise, None)  # type: ignore[call-arg]  # any sampler
+    assert list(suspicions(examine(built, extent=3.0))) == []  # type: ignore[arg-type]  # a Scheduler
 
 
 @pytest.mark.plugins
@@ -117,7 +117,7 @@ def test_a_sampler_that_misses_the_data_with_any_number_of_steps_is_at_fault() -
     subject = emoji_subject("emoji-kl-dit")
     sampler = type(subject.pipe.scheduler)
 
-    class Shrinking(sampler):  # type: ignore[misc, valid-type]
+    class Shrinking(sampler):  # type: ignore[misc, valid-type]  # a class found by its name
         """Hands on less than the denoiser says, more so the farther it is from 0.5."""
 
         def trajectory(

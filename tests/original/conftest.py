@@ -96,7 +96,10 @@ class UNetModel(nn.Module):
         if added:
             inner = nn.Sequential(nn.Linear(added, time), nn.SiLU(), nn.Linear(time, time))
             self.label_emb = nn.Sequential(inner)
-        attend = lambda width, depth: SpatialTransformer(width, context, depth, linear)  # noqa: E731
+
+        def attend(width: int, depth: int) -> SpatialTransformer:
+            return SpatialTransformer(width, context, depth, linear)
+
         self.input_blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1))])
         width, stack = channels, [channels]
         for level, factor in enumerate(factors):

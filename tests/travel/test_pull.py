@@ -268,7 +268,7 @@ def test_ldm_pull_prints_the_lines_to_paste(toys: Any, ldm: Ldm) -> None:
 def test_neither_token_nor_signature_is_shown_or_written(toys: Any, tmp_path: Path, ldm: Ldm) -> None:
     logged: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]  # all it has to do
     logging.getLogger("huggingface_hub").addHandler(handler)
     toys.hub.faults.answer(429, "/store/")
     ended = ldm("pull", str(toys.codec))

@@ -14,8 +14,8 @@ diffusers: Any = pytest.importorskip("diffusers")
 import multistep_grid as grid  # noqa: E402 - needs diffusers
 from multistep_parity import SAMPLERS, ours, schedule_of, theirs  # noqa: E402 - needs diffusers
 
-from ldm_registry.errors import ContractError, SpecError  # noqa: E402
-from ldm_registry.foreign import ForeignScheduler  # noqa: E402
+from ldm_registry.errors import ContractError, SpecError  # noqa: E402 - comes after the two above
+from ldm_registry.foreign import ForeignScheduler  # noqa: E402 - comes after the two above
 
 # diffusers hands tensors to NumPy in a way that NumPy 2 deprecates, and divides by 0 where its last step does.
 pytestmark = pytest.mark.filterwarnings(
