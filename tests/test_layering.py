@@ -33,6 +33,7 @@ LAYERS = (
         "maps",
         "moments",
         "tiling",
+        "linear",
         "data",
         "links",
         "json_files",
@@ -125,6 +126,7 @@ PUBLIC_TO_PLUGINS = {
     "maps",
     "moments",
     "tiling",
+    "linear",
 }
 PLUGIN_FILES = sorted((ROOT / "plugins").glob("*/ldm_*/**/*.py"))
 PLUGIN_TEST_FILES = sorted((ROOT / "plugins").glob("*/tests/**/*.py"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-_PROCESSORS = Path("/proc/cpuinfo")
+from ldm_registry.runtime import processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def machine(devices: Iterable[torch.device] = ()) -> Machine:
     """
     cuda = {device for device in devices if device.type == "cuda"}
     return Machine(
-        _processor(),
+        processor.name(),
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         torch.get_num_threads(),
         {str(device): torch.cuda.get_device_name(device) for device in sorted(cuda, key=str)},
@@ -53,11 +51,3 @@ def machine(devices: Iterable[torch.device] = ()) -> Machine:
         platform.python_version(),
         torch.__version__,
     )
-
-
-def _processor() -> str:
-    if _PROCESSORS.is_file():
-        found = re.search(r"^model name\s*:\s*(.+)$", _PROCESSORS.read_text("utf-8", "replace"), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from ldm_registry.contracts import Contract
+from ldm_registry.runtime import processor
 from ldm_registry.training.settings import LoopSettings
 from ldm_registry.travel.card_text import card, table
 from ldm_registry.travel.model_card import MADE_FROM_THESE, figures, tags_of
@@ -23,7 +23,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {torch_version}"
     threads = torch.get_num_threads()
-    return f"{_processor()} ({threads} thread{'s' if threads > 1 else ''}), {torch_version}"
+    return f"{processor.name()} ({threads} thread{'s' if threads > 1 else ''}), {torch_version}"
 
 
 def model_card(
@@ -76,15 +76,6 @@ def _figures(contract: Contract, dataset: str) -> str:
     if contract.self_test is not None and (contract.self_test.data or "").startswith(f"{dataset} "):
         parts.append(MADE_FROM_THESE)
     return "\n\n".join(parts)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def training_facts(

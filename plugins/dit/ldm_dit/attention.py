@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_dit.watched import may_overwrite
+from ldm_registry.linear import TokenLinear
 
 _GATED = ("geglu", "swiglu")
 _ROOT = math.sqrt(2.0 / math.pi)
@@ -36,10 +37,10 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=bias)
-        self.to_k = nn.Linear(context or width, width, bias=bias)
-        self.to_v = nn.Linear(context or width, width, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(dropout)])
+        self.to_q = TokenLinear(width, width, bias=bias)
+        self.to_k = TokenLinear(context or width, width, bias=bias)
+        self.to_v = TokenLinear(context or width, width, bias=bias)
+        self.to_out = nn.ModuleList([TokenLinear(width, width), nn.Dropout(dropout)])
 
     def forward(
         self,
@@ -111,7 +112,7 @@ class Expand(nn.Module):
     def __init__(self, width: int, hidden: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
-        self.proj = nn.Linear(width, 2 * hidden if activation in _GATED else hidden)
+        self.proj = TokenLinear(width, 2 * hidden if activation in _GATED else hidden)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
         """[B, N, width] to [B, N, hidden]."""
@@ -147,7 +148,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.net = nn.ModuleList(
-            [Expand(width, 4 * width, activation), nn.Dropout(dropout), nn.Linear(4 * width, width)]
+            [Expand(width, 4 * width, activation), nn.Dropout(dropout), TokenLinear(4 * width, width)]
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

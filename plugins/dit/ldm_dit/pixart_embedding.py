@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ldm_dit.embedding import TimestepEmbedder
 from ldm_dit.modulation import Modulation
+from ldm_registry.linear import TokenLinear
 
 
 @final
@@ -82,8 +83,8 @@ class CaptionProjection(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(channels, width)
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_1 = TokenLinear(channels, width)
+        self.linear_2 = TokenLinear(width, width)
 
     def forward(self, text: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
         """[B, T, channels] to [B, T, width]."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_registry.linear import TokenLinear
 from ldm_unet.blur import Blur
 from ldm_unet.config import UNetConfig
 from ldm_unet.convolution import Convolution
@@ -118,10 +119,10 @@ class Attention(nn.Module):
         self.heads = channels // head
         inner = self.heads * head
         self.group_norm = nn.GroupNorm(groups, channels, config.norm_eps) if groups is not None else None
-        self.to_q = nn.Linear(channels, inner)
-        self.to_k = nn.Linear(channels, inner)
-        self.to_v = nn.Linear(channels, inner)
-        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+        self.to_q = TokenLinear(channels, inner)
+        self.to_k = TokenLinear(channels, inner)
+        self.to_v = TokenLinear(channels, inner)
+        self.to_out = nn.ModuleList([TokenLinear(inner, channels)])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """[B, channels, H, W] to the same."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_registry.linear import TokenLinear
 from ldm_unet.condition_config import UNetConditionConfig
 from ldm_unet.condition_kind import CROSS_NORM_GROUPS
 from ldm_unet.condition_plan import StagePlan
@@ -34,10 +35,10 @@ class PositionAttention(nn.Module):
         self.heads = width // plan.heads
         inner = self.heads * plan.heads
         self.group_norm = nn.GroupNorm(config.groups, width, config.norm_eps)
-        self.to_q = nn.Linear(width, inner)
-        self.to_k = nn.Linear(width, inner)
-        self.to_v = nn.Linear(width, inner)
-        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.to_q = TokenLinear(width, inner)
+        self.to_k = TokenLinear(width, inner)
+        self.to_v = TokenLinear(width, inner)
+        self.to_out = nn.ModuleList([TokenLinear(inner, width)])
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """[B, C, H, W] to the same; the context is not read."""
@@ -65,12 +66,12 @@ class JointAttention(nn.Module):
             self.norm_cross = nn.LayerNorm(text, _EPS)
         elif config.cross_attention_norm == "group_norm":
             self.norm_cross = nn.GroupNorm(CROSS_NORM_GROUPS, text, _EPS)
-        self.to_q = nn.Linear(width, width)
-        self.to_k = None if plan.only_cross else nn.Linear(width, width)
-        self.to_v = None if plan.only_cross else nn.Linear(width, width)
-        self.add_k_proj = nn.Linear(text, width)
-        self.add_v_proj = nn.Linear(text, width)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_q = TokenLinear(width, width)
+        self.to_k = None if plan.only_cross else TokenLinear(width, width)
+        self.to_v = None if plan.only_cross else TokenLinear(width, width)
+        self.add_k_proj = TokenLinear(text, width)
+        self.add_v_proj = TokenLinear(text, width)
+        self.to_out = nn.ModuleList([TokenLinear(width, width)])
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """[B, C, H, W] to the same."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_registry.linear import TokenLinear
 from ldm_unet.convolution import Convolution
 
-_FRESH = (nn.GroupNorm, Convolution, nn.Linear)
+_FRESH = (nn.GroupNorm, Convolution, TokenLinear)
 """Layers that never hand out what went in, as an identity does."""
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_registry.linear import TokenLinear, linear
 from ldm_unet.condition_config import UNetConditionConfig
 from ldm_unet.condition_plan import StagePlan
 from ldm_unet.context import Context
@@ -34,9 +35,9 @@ class SpatialTransformer(nn.Module):
         width, inner = plan.width, plan.width // plan.heads * plan.heads
         self.norm = nn.GroupNorm(config.groups, width, _NORM_EPS)
         linear = config.use_linear_projection
-        self.proj_in = nn.Linear(width, inner) if linear else nn.Conv2d(width, inner, 1)
+        self.proj_in = TokenLinear(width, inner) if linear else nn.Conv2d(width, inner, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(plan, inner) for _ in range(depth)])
-        self.proj_out = nn.Linear(inner, width) if linear else nn.Conv2d(inner, width, 1)
+        self.proj_out = TokenLinear(inner, width) if linear else nn.Conv2d(inner, width, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """[B, C, H, W] to the same."""
@@ -89,10 +90,10 @@ class HeadedAttention(nn.Module):
     def __init__(self, width: int, source_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(source_width, width, bias=False)
-        self.to_v = nn.Linear(source_width, width, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_q = TokenLinear(width, width, bias=False)
+        self.to_k = TokenLinear(source_width, width, bias=False)
+        self.to_v = TokenLinear(source_width, width, bias=False)
+        self.to_out = nn.ModuleList([TokenLinear(width, width)])
 
     def forward(
         self,
@@ -124,7 +125,7 @@ class FeedForward(nn.Module):
         super().__init__()
         # In the middle diffusers has a dropout, which it leaves at zero.
         self.net = nn.ModuleList(
-            [Gate(width, _WIDENING * width), nn.Identity(), nn.Linear(_WIDENING * width, width)]
+            [Gate(width, _WIDENING * width), nn.Identity(), TokenLinear(_WIDENING * width, width)]
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -144,13 +145,13 @@ class Gate(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, 2 * inner)
+        self.proj = TokenLinear(width, 2 * inner)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
         """[B, N, width] to [B, N, inner]."""
         if may_overwrite(self.proj):
             # Two products of half the size: a large result is memory that the system has to hand out anew each time.
-            value, gate = (F.linear(x, *half) for half in zip(*self._halves(), strict=True))
+            value, gate = (linear(x, *half) for half in zip(*self._halves(), strict=True))
         else:
             value, gate = self.proj(x).chunk(2, dim=-1)
         return F.gelu(gate).mul_(value)
@@ -198,4 +199,4 @@ def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, torch.Tensor)
     assert isinstance(bias, torch.Tensor)
-    return F.linear(tokens, weight.flatten(1), bias)
+    return linear(tokens, weight.flatten(1), bias)
