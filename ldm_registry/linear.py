@@ -15,6 +15,8 @@ HEAVY = 2**16
 """Weights from which a convolution gains more than its call costs."""
 LARGE = 20_480
 """Numbers in the input up to which torch leaves oneDNN aside."""
+WEIGHTS_A_ROW = 2**17
+"""Weights for each row of the input from which it is more work to rearrange them, as oneDNN does in each call."""
 
 
 @final
@@ -52,7 +54,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _convolves(x: Tensor, weight: Tensor) -> bool:
     return (
-        weight.numel() >= HEAVY
+        HEAVY <= weight.numel() <= WEIGHTS_A_ROW * (x.numel() // x.shape[-1])
         and x.numel() > LARGE
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

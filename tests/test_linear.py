@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_registry import linear
-from ldm_registry.linear import HEAVY, LARGE, TokenLinear, mkl_lags
+from ldm_registry.linear import HEAVY, LARGE, WEIGHTS_A_ROW, TokenLinear, mkl_lags
 from ldm_registry.runtime import processor
 
 WIDTH = 256
@@ -87,6 +87,7 @@ def test_half_of_the_weights(convolutions: list[dict[str, int]]) -> None:
     [
         (ROWS - 1, HEAVY // WIDTH, torch.float32),
         (ROWS, HEAVY // WIDTH - 1, torch.float32),
+        (ROWS, ROWS * WEIGHTS_A_ROW // WIDTH + 1, torch.float32),
         (ROWS, HEAVY // WIDTH, torch.float64),
         (ROWS, HEAVY // WIDTH, torch.bfloat16),
     ],

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_registry.linear import mkl_lags
+
 LARGE = 2**14
 """Positions from which PyTorch's group norms lose digits in channels_last: 4e-6 of a deviation at 256 x 256."""
 
@@ -15,6 +17,8 @@ HEAVY = 2**19
 """Weights from which a small map is convolved as a matrix product."""
 FEW = 2
 """How many output channels there are at least for each position of a small map."""
+FEWER = 8
+"""The same where MKL, which does the product, is the slower one."""
 
 
 @final
@@ -41,7 +45,7 @@ class Convolution(nn.Conv2d):
         positions = len(x) * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
         return (
             self.weight.numel() >= HEAVY
-            and FEW * positions <= self.out_channels
+            and _channels_a_position(x.dtype) * positions <= self.out_channels
             and x.dtype in (torch.float32, torch.float64)
             and self.weight.is_contiguous(memory_format=torch.channels_last)
             and not torch.is_grad_enabled()
@@ -65,6 +69,10 @@ class Convolution(nn.Conv2d):
             lay(self.weight, torch.contiguous_format)
             self._was_laid = False
         return x.contiguous() if large and not torch.is_grad_enabled() else x
+
+
+def _channels_a_position(dtype: torch.dtype) -> int:
+    return FEWER if dtype == torch.float32 and mkl_lags() else FEW
 
 
 def lay(weight: Tensor, layout: torch.memory_format) -> bool:

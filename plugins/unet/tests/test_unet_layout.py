@@ -8,7 +8,7 @@ import pytest
 import torch
 from ldm_unet import UNet, convolution
 from ldm_unet.block import Upsample
-from ldm_unet.convolution import Convolution
+from ldm_unet.convolution import FEW, FEWER, Convolution
 from ldm_unet.transformer import Gate
 from ldm_unet.upsampling import LEAST, upsampled_conv
 from torch.nn import functional as F
@@ -59,6 +59,18 @@ def test_a_heavy_convolution_of_a_small_map_is_a_product_and_the_same(
     assert (work.convolution_flops, work.matmul_flops) == (0, 2 * trained.numel() * 5 * side**2)
     assert quick.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(trained, quick, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lags", "least"), [(True, FEWER), (False, FEW)])
+def test_fewer_positions_make_a_product_where_mkl_lags(
+    lags: bool, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "HEAVY", 0)
+    monkeypatch.setattr(convolution, "mkl_lags", lambda: lags)
+    with torch.no_grad():
+        for positions, is_product in ((64 // least, True), (64 // least + 1, False)):
+            layer, x = Convolution(8, 64, 3, padding=1), torch.zeros(1, 8, positions, 1)
+            assert (counted(lambda layer=layer, x=x: layer(x)).matmul_flops > 0) is is_product
 
 
 def test_a_convolution_of_many_positions_or_few_weights_stays_one() -> None:
