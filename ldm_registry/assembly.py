@@ -19,6 +19,7 @@ from ldm_registry.interfaces import Component, Conditioner, Decoder, Denoiser, E
 from ldm_registry.pipeline import Pipeline
 from ldm_registry.registry import Registry
 from ldm_registry.runtime.arrangement import AnyRuntime, arrange, impossible, waits_on_cpu, without_effect
+from ldm_registry.runtime.heap import keep_freed
 from ldm_registry.spec import DenoiserSpec, PipelineSpec, RuntimeSpec, SchedulerSpec, StageSpec, TrainedSpec
 from ldm_registry.stage_config import AnyStage, config_of
 from ldm_registry.travel.in_specs import located
@@ -66,6 +67,7 @@ def assemble(
         NetworkError: A checkpoint on the Hub was never pulled, and the Hub cannot be reached.
         PluginError: A plugin is broken.
     """
+    keep_freed()
     here = located(spec)
     plan = planned(here, registry, init_seed=init_seed)
     wanted = [
