@@ -67,7 +67,6 @@ def assemble(
         NetworkError: A checkpoint on the Hub was never pulled, and the Hub cannot be reached.
         PluginError: A plugin is broken.
     """
-    keep_freed()
     here = located(spec)
     plan = planned(here, registry, init_seed=init_seed)
     wanted = [
@@ -78,6 +77,11 @@ def assemble(
     stages = {
         stage: _made(built, getattr(here, stage), init_seed=init_seed) for stage, built in plan.stages.items()
     }
+    conditioners = {
+        label: cast(Conditioner, _made(built, here.conditioners[label], init_seed=init_seed))
+        for label, built in plan.conditioners.items()
+    }
+    keep_freed()
     return Pipeline(
         spec,
         cast(Encoder, stages[Kind.ENCODER]),
@@ -85,10 +89,7 @@ def assemble(
         cast(Scheduler, stages[Kind.SCHEDULER]),
         cast(Decoder, stages[Kind.DECODER]),
         warnings,
-        {
-            label: cast(Conditioner, _made(built, here.conditioners[label], init_seed=init_seed))
-            for label, built in plan.conditioners.items()
-        },
+        conditioners,
         {stage: built.contract for stage, built in plan.stages.items() if built.contract is not None},
     )
 
@@ -157,8 +158,9 @@ def load_component(
     use = name or component_name(kind, folder, registry)
     stage: dict[str, Any] = {"use": use, "checkpoint": str(folder), "variant": variant}
     described = DenoiserSpec(**stage, trained=trained) if kind is Kind.DENOISER else StageSpec(**stage)
-    built = build(kind, described, registry)
-    return built.materialise(described, init_seed=None)
+    component = build(kind, described, registry).materialise(described, init_seed=None)
+    keep_freed()
+    return component
 
 
 def component_name(kind: Kind, folder: Path, registry: Registry) -> str:
