@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import final
 
 import torch
@@ -17,6 +16,20 @@ LARGE = 20_480
 """Numbers in the input up to which torch leaves oneDNN aside."""
 WEIGHTS_A_ROW = 2**17
 """Weights for each row of the input from which it is more work to rearrange them, as oneDNN does in each call."""
+
+
+def mkl_lags() -> bool:
+    """Whether this processor has AVX-512 and MKL does not use it."""
+    return (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # torch's stubs
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's stubs
+        and processor.maker() != "GenuineIntel"
+    )
+
+
+MKL_LAGS = mkl_lags()
+"""As it was when this was imported: code that is being compiled can read it, but not ask the machine."""
 
 
 @final
@@ -48,7 +61,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     column = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     kernel = weight.view(len(weight), 1, 1, -1).permute(0, 3, 1, 2)
     # A 1x1 kernel looks nowhere else, however dilated. With one thread torch gives only dilated ones to oneDNN.
-    dilation = 2 if torch.get_num_threads() == 1 else 1
+    dilation = 2 if not torch.compiler.is_compiling() and torch.get_num_threads() == 1 else 1
     return F.conv2d(column, kernel, bias, dilation=dilation).permute(0, 2, 3, 1).view(*x.shape[:-1], -1)
 
 
@@ -59,17 +72,6 @@ def _convolves(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.is_contiguous()
-        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        and mkl_lags()
-    )
-
-
-@cache
-def mkl_lags() -> bool:
-    """Whether this processor has AVX-512 and MKL does not use it."""
-    return (
-        torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # torch's stubs
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's stubs
-        and processor.maker() != "GenuineIntel"
+        and not torch.is_grad_enabled()
+        and MKL_LAGS
     )

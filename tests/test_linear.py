@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ ROWS = LARGE // WIDTH + 1
 @pytest.fixture
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """The options of every convolution from now on, on a processor where they are the faster way."""
-    monkeypatch.setattr(linear, "mkl_lags", lambda: True)
+    monkeypatch.setattr(linear, "MKL_LAGS", True)
     seen: list[dict[str, int]] = []
     conv2d = F.conv2d
 
@@ -33,13 +33,10 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
 
 
 @pytest.fixture
-def fresh_answers() -> Iterator[None]:
-    caches = (mkl_lags, processor._stated)
-    for cache in caches:
-        cache.cache_clear()
+def other_processor() -> Iterator[None]:
+    processor._stated.cache_clear()
     yield
-    for cache in caches:
-        cache.cache_clear()
+    processor._stated.cache_clear()
 
 
 def noise(*shape: int) -> Tensor:
@@ -111,12 +108,20 @@ def test_gradients_are_those_of_the_product(convolutions: list[dict[str, int]]) 
     assert torch.allclose(layer.weight.grad, gradient, rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_compiled_holds_no_convolution(convolutions: list[dict[str, int]]) -> None:
-    layer, x = TokenLinear(WIDTH, HEAVY // WIDTH).eval(), noise(ROWS, WIDTH).float()
+@pytest.mark.parametrize(("lags", "way"), [(True, "conv2d"), (False, "linear")])
+def test_it_compiles_in_one_piece(monkeypatch: pytest.MonkeyPatch, lags: bool, way: str) -> None:
+    monkeypatch.setattr(linear, "MKL_LAGS", lags)
+    layer, x, graphs = TokenLinear(WIDTH, HEAVY // WIDTH), noise(ROWS, WIDTH).float(), []
+
+    def kept(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append({node.name for node in graph.graph.nodes})
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=kept, fullgraph=True, dynamic=False)
     with torch.no_grad():
-        exported = torch.export.export(layer, (x,))
-    assert "linear" in str(exported.graph)
-    assert "conv" not in str(exported.graph)
+        found = compiled(x)
+    assert [way in names for names in graphs] == [True]
+    assert torch.allclose(found, F.linear(x, layer.weight, layer.bias), rtol=0, atol=2e-5)
 
 
 def test_its_tensors_are_those_of_a_linear_layer() -> None:
@@ -125,7 +130,6 @@ def test_its_tensors_are_those_of_a_linear_layer() -> None:
     }
 
 
-@pytest.mark.usefixtures("fresh_answers")
 @pytest.mark.parametrize(
     ("capability", "mkl", "maker", "lags"),
     [
@@ -147,7 +151,7 @@ def test_mkl_lags_where_there_is_avx_512_that_intel_did_not_make(
     assert mkl_lags() is lags
 
 
-@pytest.mark.usefixtures("fresh_answers")
+@pytest.mark.usefixtures("other_processor")
 @pytest.mark.parametrize(
     ("text", "elsewhere", "name", "maker"),
     [

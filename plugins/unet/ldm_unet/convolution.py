@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_registry.linear import mkl_lags
+from ldm_registry.linear import MKL_LAGS
 
 LARGE = 2**14
 """Positions from which PyTorch's group norms lose digits in channels_last: 4e-6 of a deviation at 256 x 256."""
@@ -72,7 +72,7 @@ class Convolution(nn.Conv2d):
 
 
 def _channels_a_position(dtype: torch.dtype) -> int:
-    return FEWER if dtype == torch.float32 and mkl_lags() else FEW
+    return FEWER if dtype == torch.float32 and MKL_LAGS else FEW
 
 
 def lay(weight: Tensor, layout: torch.memory_format) -> bool:

@@ -66,7 +66,7 @@ def test_fewer_positions_make_a_product_where_mkl_lags(
     lags: bool, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "HEAVY", 0)
-    monkeypatch.setattr(convolution, "mkl_lags", lambda: lags)
+    monkeypatch.setattr(convolution, "MKL_LAGS", lags)
     with torch.no_grad():
         for positions, is_product in ((64 // least, True), (64 // least + 1, False)):
             layer, x = Convolution(8, 64, 3, padding=1), torch.zeros(1, 8, positions, 1)
