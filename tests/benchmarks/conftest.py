@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benchmarks of ldm_registry")
     group.addoption("--device", default="cpu", help="cpu (default) or cuda: the cases for that device")
     group.addoption("--smoke", action="store_true", help="one turn of every case on tiny sizes: does it run?")
-    group.addoption("--poster", action="store_true", help="also decode 4096 x 4096 px: an hour on two cores")
+    group.addoption("--poster", action="store_true", help="also decode 4096 x 4096 px: half an hour or more")
     group.addoption("--ray", action="store_true", help="also make shards with 1, 2 and 4 workers on Ray")
     group.addoption("--turns-s", type=float, default=7.0, help="seconds for the turns of a case (default 7)")
 

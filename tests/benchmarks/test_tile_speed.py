@@ -101,7 +101,7 @@ def test_a_narrow_decoder(race: Race, tmp_path: Path, smoke: bool) -> None:
 @pytest.fixture
 def _poster(pytestconfig: pytest.Config) -> None:
     if not pytestconfig.getoption("--poster"):
-        pytest.skip("4096 px take an hour on two cores: ask for them with --poster")
+        pytest.skip("4096 px take half an hour or more on two cores: ask for them with --poster")
 
 
 @pytest.mark.benchmark(group="decoding a poster of 4096 px in tiles, float32")
